@@ -1,0 +1,305 @@
+//! Raw addresses: they can be anonymised, and nothing else.
+//!
+//! [`Peer`] and [`ClientAddr`] can be made from an address, and there is no way back: no `Display`, no accessor, no
+//! comparison, and `Debug` prints the type's name. What may be known of a client is what a
+//! [`Policy`](crate::Policy) shows.
+//!
+//! ```
+//! # use std::net::IpAddr;
+//! let peer = ipveil::Peer::from(IpAddr::from([203, 0, 113, 7]));
+//! assert_eq!(format!("{peer:?}"), "Peer(..)");
+//! ```
+//!
+//! ```compile_fail
+//! # use std::net::IpAddr;
+//! let peer = ipveil::Peer::from(IpAddr::from([203, 0, 113, 7]));
+//! assert_eq!(format!("{peer}"), "203.0.113.7");
+//! ```
+//!
+//! ```compile_fail
+//! # use std::net::IpAddr;
+//! let peer = ipveil::Peer::from(IpAddr::from([203, 0, 113, 7]));
+//! let address: IpAddr = peer.into();
+//! ```
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    keys::EpochKey,
+    pseudonym::{Handle, Octets, Pseudonym, PseudonymRange, Purpose},
+};
+
+/// The other end of a connection.
+///
+/// Servers put it into a request's extensions, where the layer finds it and takes it out:
+///
+/// ```
+/// # use std::net::SocketAddr;
+/// # let address = SocketAddr::from(([203, 0, 113, 7], 40_000));
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(ipveil::Peer::from(address));
+/// ```
+#[derive(Clone, Copy)]
+pub struct Peer(PeerKind);
+
+#[derive(Clone, Copy)]
+enum PeerKind {
+    Ip(Canonical),
+    Unix,
+    Unknown,
+}
+
+impl Peer {
+    /// A peer on a Unix socket: it has no address, and can be a trusted proxy.
+    #[must_use]
+    pub fn unix() -> Self {
+        Self(PeerKind::Unix)
+    }
+
+    /// A peer of which nothing is known, not even whether it is to be trusted: its clients are withheld.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self(PeerKind::Unknown)
+    }
+
+    pub(crate) fn address(self) -> Option<Canonical> {
+        match self.0 {
+            PeerKind::Ip(address) => Some(address),
+            PeerKind::Unix | PeerKind::Unknown => None,
+        }
+    }
+
+    pub(crate) fn is_unix(self) -> bool {
+        matches!(self.0, PeerKind::Unix)
+    }
+}
+
+/// The port is dropped: with a time it identifies a subscriber behind carrier NAT.
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        address.ip().into()
+    }
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        Self(Canonical::from(address).usable().map_or(PeerKind::Unknown, PeerKind::Ip))
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Peer(..)")
+    }
+}
+
+/// The address of a user's device, as a [`Resolver`](crate::Resolver) found it.
+#[derive(Clone, Copy)]
+pub struct ClientAddr {
+    address: Canonical,
+    // A trusted proxy said so, or the address is the peer's: a value in the range of pseudonyms tells them apart.
+    vouched: bool,
+}
+
+impl ClientAddr {
+    pub(crate) fn of_peer(address: Canonical) -> Self {
+        Self { address, vouched: false }
+    }
+
+    pub(crate) fn from_trusted_proxy(address: Canonical) -> Self {
+        Self { address, vouched: true }
+    }
+
+    /// What there is to hash; nothing if the client presents a pseudonym that is not its own.
+    #[inline]
+    pub(crate) fn subject(&self, range: PseudonymRange) -> Option<Subject> {
+        match self.address {
+            Canonical::V6(octets) if range.contains(octets) => self.vouched.then_some(Subject::Pseudonym(octets)),
+            Canonical::V4(octets) => Some(Subject::V4(octets)),
+            Canonical::V6(octets) => Some(Subject::V6(octets)),
+        }
+    }
+}
+
+impl From<IpAddr> for ClientAddr {
+    fn from(address: IpAddr) -> Self {
+        Self::of_peer(address.into())
+    }
+}
+
+impl fmt::Debug for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientAddr(..)")
+    }
+}
+
+/// A client as it is hashed or truncated.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject {
+    V4([u8; 4]),
+    V6([u8; 16]),
+    /// Made by an ipveil in front of this one: it is shown as it is, wherever its shape is asked for.
+    Pseudonym([u8; 16]),
+}
+
+impl Subject {
+    #[inline]
+    pub(crate) fn handle(&self, key: &EpochKey) -> Option<Handle> {
+        let octets = match self {
+            Self::V4(octets) => Octets::V4(octets),
+            // A client owns all 2^64 addresses of its network, and changes within it daily.
+            Self::V6(octets) => Octets::V6(&octets[..8]),
+            Self::Pseudonym(octets) => Octets::Pseudonym(octets),
+        };
+        Handle::new(key, Purpose::Pseudonyms, octets)
+    }
+
+    #[inline]
+    pub(crate) fn limit_handle(&self, key: &EpochKey) -> Option<Handle> {
+        let octets = match self {
+            Self::V4(octets) => Octets::V4(octets),
+            // Many a client is given a /56, and could take a fresh allowance from each /64 in it.
+            Self::V6(octets) => Octets::V6(&octets[..7]),
+            Self::Pseudonym(octets) => Octets::Pseudonym(octets),
+        };
+        Handle::new(key, Purpose::Limits, octets)
+    }
+
+    /// The pseudonym of address shape that an edge before us has made already.
+    pub(crate) fn ready_made(&self) -> Option<Pseudonym> {
+        match *self {
+            Self::Pseudonym(octets) => Some(Pseudonym::Address(octets.into())),
+            _ => None,
+        }
+    }
+
+    /// The first bits of the address, as many as are kept.
+    pub(crate) fn network(&self, keep: Keep) -> Option<IpNet> {
+        match *self {
+            Self::V4(octets) => Some(keep.cut(octets.into())),
+            Self::V6(octets) => Some(keep.cut(octets.into())),
+            Self::Pseudonym(_) => None,
+        }
+    }
+}
+
+/// How many bits of an address a network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    pub(crate) v4: u8,
+    pub(crate) v6: u8,
+}
+
+impl Keep {
+    /// The most that may be kept.
+    pub(crate) const FINEST: Self = Self { v4: 24, v6: 48 };
+
+    pub(crate) fn cut(self, address: IpAddr) -> IpNet {
+        let bits = match address {
+            IpAddr::V4(_) => self.v4.min(Self::FINEST.v4),
+            // RFC 3056: 2002::/16 is followed by a whole IPv4 address, which /48 would keep.
+            IpAddr::V6(v6) if v6.segments()[0] == 0x2002 => self.v6.min(16 + self.v4),
+            IpAddr::V6(_) => self.v6.min(Self::FINEST.v6),
+        };
+        IpNet::new_assert(address, bits).trunc()
+    }
+}
+
+/// An address in the one form in which it is compared and hashed: IPv6 that only carries IPv4 is IPv4.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Canonical {
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+impl Canonical {
+    #[inline]
+    pub(crate) fn v6(octets: [u8; 16]) -> Self {
+        match octets {
+            // RFC 4291, 2.5.5.2: IPv4-mapped. RFC 6052, 2.1: the well-known prefix of NAT64.
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+            | [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] => Self::V4([a, b, c, d]),
+            octets => Self::V6(octets),
+        }
+    }
+
+    /// Not the unspecified address, which is nobody's.
+    #[inline]
+    pub(crate) fn usable(self) -> Option<Self> {
+        match self {
+            Self::V4([0, 0, 0, 0]) => None,
+            Self::V6(octets) if octets == [0; 16] => None,
+            usable => Some(usable),
+        }
+    }
+}
+
+impl From<IpAddr> for Canonical {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(address.octets()),
+            IpAddr::V6(address) => Self::v6(address.octets()),
+        }
+    }
+}
+
+#[cfg(feature = "explain")]
+impl From<Canonical> for IpAddr {
+    fn from(address: Canonical) -> Self {
+        match address {
+            Canonical::V4(octets) => octets.into(),
+            Canonical::V6(octets) => octets.into(),
+        }
+    }
+}
+
+#[cfg(feature = "explain")]
+impl ClientAddr {
+    /// For whoever typed it in, and wants to see what became of it.
+    pub(crate) fn revealed(&self) -> IpAddr {
+        self.address.into()
+    }
+
+    pub(crate) fn is_from_header(&self) -> bool {
+        self.vouched
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn network(address: &str, keep: Keep) -> String {
+        let client = ClientAddr::from(address.parse::<IpAddr>().unwrap());
+        let subject = client.subject(PseudonymRange::ORCHID).unwrap();
+        subject.network(keep).unwrap().to_string()
+    }
+
+    #[test]
+    fn debug_prints_the_name_of_the_type() {
+        let address = IpAddr::from([203, 0, 113, 7]);
+        assert_eq!(format!("{:?}", Peer::from(address)), "Peer(..)");
+        assert_eq!(format!("{:?}", ClientAddr::from(address)), "ClientAddr(..)");
+    }
+
+    #[test]
+    fn networks_keep_what_they_may() {
+        let finest = Keep::FINEST;
+        assert_eq!(network("203.0.113.7", finest), "203.0.113.0/24");
+        assert_eq!(network("2001:db8:1:2:3:4:5:6", finest), "2001:db8:1::/48");
+        assert_eq!(network("::ffff:203.0.113.7", finest), "203.0.113.0/24");
+        assert_eq!(network("64:ff9b::203.0.113.7", finest), "203.0.113.0/24");
+    }
+
+    #[test]
+    fn an_ipv4_address_inside_6to4_is_cut_too() {
+        // 2002:cb00:7107:: holds 203.0.113.7.
+        assert_eq!(network("2002:cb00:7107::1", Keep::FINEST), "2002:cb00:7100::/40");
+    }
+}

@@ -1,0 +1,280 @@
+//! Keys that live for one epoch: where they come from, how long they last, how they are destroyed.
+//!
+//! 1. Time is cut into **epochs** of equal length, counted from 1970-01-01 00:00 UTC ([`Epochs`]). Nodes whose
+//!    clocks agree are in the same epoch without talking.
+//! 2. Each epoch has a **key** of 32 random bytes, made by a [`KeySource`]. No key is derived from another: there
+//!    is no master key from which a past one could be computed again.
+//! 3. A [`KeyRing`] holds the key in use, and shortly before an epoch ends also the next one. One plain thread,
+//!    started with the ring, mints, rotates and destroys on time, with or without traffic.
+//! 4. **No key is used past its epoch.** Each use compares the clock with the key's end: the wall clock, and a
+//!    monotonic one in case somebody sets the wall clock back. When no key is valid, whatever would have been
+//!    hashed is withheld.
+//! 5. [`KeyRing::rotate`] is the panic button: the live key is destroyed now, another takes over.
+//!
+//! ```
+//! use ipveil::keys::{Epochs, KeyRing, MemorySource};
+//!
+//! let keys = KeyRing::start(MemorySource, Epochs::hourly())?;
+//! let before = keys.key_id();
+//! keys.rotate()?;
+//! assert_ne!(keys.key_id(), before);
+//! # Ok::<(), ipveil::keys::KeyError>(())
+//! ```
+//!
+//! # What destroyed means
+//!
+//! When [`KeyRing::rotate`] returns, or when the ring's thread has passed the end of an epoch, no reader holds
+//! the old key (the ring lends it under a lock, and has had that lock for itself), and its bytes have been
+//! overwritten. They were never swapped, dumped or inherited by a child process, if [`KeyRing::protection`] says
+//! so. What is not covered:
+//!
+//! - BLAKE3 copies the key to the stack of the thread that hashes, and that copy stays until the stack is written
+//!   over, which the next hash on that thread does, under the new key. Reading it takes a debugger on, or a dump
+//!   of, the running process.
+//! - Whoever reads the memory of the running process *while* a key lives has that key.
+//! - A suspended machine writes all memory to disk. With [`Protection::SecretMemory`] Linux refuses to hibernate.
+
+mod clock;
+mod lend;
+mod memory;
+mod ring;
+mod secret;
+
+use std::{fmt, time::Duration};
+
+use zeroize::Zeroizing;
+
+use self::secret::Secret;
+pub use self::{
+    clock::{Clock, ManualClock, Now, SystemClock},
+    memory::MemorySource,
+    ring::{KeyEvent, KeyRing, KeyRingBuilder, WhenUnavailable},
+    secret::Protection,
+};
+
+/// The number of a stretch of time: how many epochs have passed since 1970-01-01 00:00 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// Counted from 1970-01-01 00:00 UTC in units of [`Epochs::period`].
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How long an epoch is: the longest time over which anything can be linked.
+///
+/// Shorter is safer. With scoped pseudonyms continuity comes from the scope, so an hour costs little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epochs {
+    period: Duration,
+}
+
+impl Epochs {
+    /// 24 hours, from 00:00 UTC.
+    #[must_use]
+    pub const fn daily() -> Self {
+        Self { period: Duration::from_secs(24 * 60 * 60) }
+    }
+
+    /// One hour: for services where an account's whereabouts are worth somebody's trouble.
+    #[must_use]
+    pub const fn hourly() -> Self {
+        Self { period: Duration::from_secs(60 * 60) }
+    }
+
+    /// Another length, in whole seconds, of at most a day.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Period`] if it is zero, longer than 24 hours, or not whole seconds.
+    pub const fn every(period: Duration) -> Result<Self, KeyError> {
+        if period.as_secs() == 0 || period.subsec_nanos() != 0 || period.as_secs() > Self::daily().period.as_secs() {
+            return Err(KeyError::Period);
+        }
+        Ok(Self { period })
+    }
+
+    /// The length of one epoch.
+    #[must_use]
+    pub const fn period(self) -> Duration {
+        self.period
+    }
+
+    fn at(self, wall: Duration) -> Epoch {
+        Epoch(wall.as_secs() / self.period.as_secs())
+    }
+
+    fn start(self, epoch: Epoch) -> Duration {
+        Duration::from_secs(epoch.0.saturating_mul(self.period.as_secs()))
+    }
+
+    fn end(self, epoch: Epoch) -> Duration {
+        self.start(epoch).saturating_add(self.period)
+    }
+}
+
+/// A name for a key that can be shown: 8 bytes derived from it, from which it can't be computed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; 8]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// The key of one epoch: 32 random bytes in memory of their own, wiped when dropped.
+///
+/// It can be made and handed to a ring; it can't be read, compared, cloned or printed.
+#[derive(Debug)]
+pub struct EpochKey(Secret);
+
+impl EpochKey {
+    /// Fresh from the operating system.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Random`] if the system has no randomness to give, [`KeyError::Memory`] if it has no memory.
+    pub fn random() -> Result<Self, KeyError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
+        Self::take(&mut bytes)
+    }
+
+    /// Takes over bytes that came from elsewhere, and wipes them there.
+    ///
+    /// They must be uniformly random, and nothing else may be hashed under them.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Memory`] if the system has no memory to give; the bytes are wiped all the same.
+    pub fn take(bytes: &mut [u8; 32]) -> Result<Self, KeyError> {
+        Secret::take(bytes).map(Self)
+    }
+
+    /// The name under which events speak of this key.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        let hash = self.hash(b"ipveil key id").unwrap_or_default();
+        let (id, _) = hash.split_first_chunk().expect("32 bytes hold 8");
+        KeyId(*id)
+    }
+
+    /// The keyed hash of `input`; nothing in a process that was forked from the key's own.
+    pub(crate) fn hash(&self, input: &[u8]) -> Option<[u8; 32]> {
+        Some(*blake3::keyed_hash(self.0.expose()?, input).as_bytes())
+    }
+}
+
+/// Where epoch keys come from.
+///
+/// A ring calls it from its own thread (and from [`KeyRing::rotate`]), never from a request, so it may block; until
+/// it answers, no new key is in use.
+///
+/// # Security
+///
+/// - A source that derives keys from something it keeps makes every past pseudonym reversible for whoever gets
+///   hold of that thing. Keys must be independent.
+/// - A source must not answer the same request with a key that it was told is destroyed: [`Request`]s never repeat,
+///   so there is no reason to.
+/// - Nodes that share a source get the same key for the same request, or their pseudonyms differ.
+pub trait KeySource: Send {
+    /// The key for `request`.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Unavailable`] when there is none now; the ring asks again.
+    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError>;
+}
+
+/// What a ring asks a source for. No two requests of one ring are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Request {
+    /// The epoch in which the key will be used. Usually the present or the next one; an earlier one than before
+    /// only if the clock was set back.
+    pub epoch: Epoch,
+    /// How many keys of this ring came before on request of an operator ([`KeyRing::rotate`]) or because a key
+    /// died before its epoch did. A node that has just started is at 0.
+    pub generation: u64,
+}
+
+/// Why there is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The epoch's length is unusable. For whoever configures it.
+    Period,
+    /// The operating system gave no randomness.
+    Random,
+    /// The operating system gave no memory.
+    Memory,
+    /// The operating system started no thread.
+    Thread,
+    /// The source has no key now. For whoever operates it.
+    Unavailable,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Period => "an epoch lasts between 1 second and 24 hours, in whole seconds",
+            Self::Random => "the operating system gave no random bytes for a key",
+            Self::Memory => "the operating system gave no memory for a key",
+            Self::Thread => "the operating system started no thread for the key ring",
+            Self::Unavailable => "the key source has no key now",
+        })
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_follow_the_wall_clock() {
+        let epochs = Epochs::daily();
+        let epoch = epochs.at(Duration::from_secs(86_400 * 3 + 5));
+        assert_eq!(epoch.number(), 3);
+        assert_eq!(epochs.start(epoch), Duration::from_secs(86_400 * 3));
+        assert_eq!(epochs.end(epoch), Duration::from_secs(86_400 * 4));
+    }
+
+    #[test]
+    fn an_epoch_lasts_at_most_a_day_and_at_least_a_second() {
+        for (seconds, fits) in [(0.0, false), (1.0, true), (1.5, false), (86_400.0, true), (86_401.0, false)] {
+            let epochs = Epochs::every(Duration::from_secs_f64(seconds));
+            assert_eq!(epochs.is_ok(), fits, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_key_is_stable_and_is_not_the_key() {
+        let key = EpochKey::take(&mut [7; 32]).unwrap();
+        assert_eq!(key.id(), key.id());
+        assert_ne!(key.id().to_string(), "0707070707070707");
+        assert_eq!(key.id().to_string().len(), 16);
+    }
+
+    #[test]
+    fn debug_of_a_key_shows_nothing() {
+        let key = EpochKey::take(&mut [0xab; 32]).unwrap();
+        assert_eq!(format!("{key:?}"), "EpochKey(Secret(..))");
+    }
+}

@@ -1,0 +1,705 @@
+//! The key in use now: minted ahead, rotated and destroyed on time.
+
+use std::{
+    cell::Cell,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use super::{
+    Clock, Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Now, Protection, Request, SystemClock, lend::Lent,
+};
+
+/// The key in use now. Cheap to clone; all clones are one ring, and dropping the last one destroys its keys.
+///
+/// See the [module](super) for the rules, and for what *destroyed* means.
+#[derive(Clone)]
+pub struct KeyRing {
+    shared: Arc<Shared>,
+}
+
+impl KeyRing {
+    /// Asks `source` for the present epoch's key, and starts the thread that does so from then on.
+    ///
+    /// # Errors
+    ///
+    /// A [`KeyError`] from the operating system. A source that has no key is no error: see [`WhenUnavailable`].
+    pub fn start(source: impl KeySource + 'static, epochs: Epochs) -> Result<Self, KeyError> {
+        Self::builder(source, epochs).start()
+    }
+
+    /// Starts a ring that is not quite like the others.
+    pub fn builder(source: impl KeySource + 'static, epochs: Epochs) -> KeyRingBuilder {
+        KeyRingBuilder {
+            source: Box::new(source),
+            epochs,
+            clock: None,
+            observer: None,
+            when_unavailable: WhenUnavailable::default(),
+        }
+    }
+
+    /// The panic button: destroys the live key, and the next one if it is there already, and puts another in place.
+    ///
+    /// The old keys are gone before the source is asked for the new one. The new key is of the same epoch, but of a
+    /// later [generation](Request::generation).
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Unavailable`], or one from the operating system, if there is no new key. The old keys are
+    /// destroyed all the same; until the source answers, everything is withheld.
+    pub fn rotate(&self) -> Result<KeyId, KeyError> {
+        self.shared.rotate()
+    }
+
+    /// The name of the key in use; nothing if none is valid now.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.shared.lend(|key, _| key.id)
+    }
+
+    /// The epoch of the key in use; nothing if none is valid now.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.shared.lend(|key, _| key.epoch)
+    }
+
+    /// How the bytes of the key in use are protected; nothing if none is valid now.
+    #[must_use]
+    pub fn protection(&self) -> Option<Protection> {
+        self.shared.lend(|key, _| key.key.0.protection())
+    }
+
+    /// Whether the key in use was made here because the source had none: pseudonyms differ from those of other
+    /// nodes until it has.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.shared.lend(|key, _| key.local).unwrap_or(false)
+    }
+
+    /// The length of this ring's epochs.
+    #[must_use]
+    pub fn epochs(&self) -> Epochs {
+        self.shared.epochs
+    }
+
+    /// Lends the valid key, and says what the wall clock says. Nothing if no key is valid.
+    #[inline]
+    pub(crate) fn with<R>(&self, hash: impl FnOnce(&EpochKey, Duration) -> R) -> Option<R> {
+        self.shared.lend(|key, now| hash(&key.key, now.wall))
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing").field("epochs", &self.shared.epochs).finish_non_exhaustive()
+    }
+}
+
+/// What happens when an epoch begins and the source has no key for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenUnavailable {
+    /// A random key of this process's own takes over until the source answers: pseudonyms differ between nodes
+    /// meanwhile, and change when it does. Privacy holds.
+    #[default]
+    Degrade,
+    /// Everything is withheld until the source answers.
+    Withhold,
+}
+
+/// What happened to a key. Names keys by their public id; holds nothing secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyEvent {
+    /// There is a new key.
+    #[non_exhaustive]
+    Minted {
+        /// Its name.
+        key: KeyId,
+        /// The epoch in which it is used.
+        epoch: Epoch,
+        /// How its bytes are protected.
+        protection: Protection,
+        /// It was made here because the source had none.
+        local: bool,
+    },
+    /// No reader holds the key any more, and its bytes are overwritten.
+    #[non_exhaustive]
+    Destroyed {
+        /// Its name.
+        key: KeyId,
+        /// The epoch in which it was used.
+        epoch: Epoch,
+    },
+    /// The source had no key; it will be asked again.
+    #[non_exhaustive]
+    SourceFailed {
+        /// The epoch that it was asked for.
+        epoch: Epoch,
+        /// Why.
+        error: KeyError,
+    },
+}
+
+type Observer = Box<dyn Fn(KeyEvent) + Send + Sync>;
+
+/// How a [`KeyRing`] is to be: made by [`KeyRing::builder`].
+#[must_use]
+pub struct KeyRingBuilder {
+    source: Box<dyn KeySource>,
+    epochs: Epochs,
+    clock: Option<Arc<dyn Clock>>,
+    observer: Option<Observer>,
+    when_unavailable: WhenUnavailable,
+}
+
+impl KeyRingBuilder {
+    /// Reads the time there, not from the operating system.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Calls `observer` for each event, from the thread that caused it. It must not call the ring.
+    pub fn on_event(mut self, observer: impl Fn(KeyEvent) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// What to do when the source has no key.
+    pub fn when_unavailable(mut self, when_unavailable: WhenUnavailable) -> Self {
+        self.when_unavailable = when_unavailable;
+        self
+    }
+
+    /// Asks the source for the present epoch's key, and starts the ring.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyRing::start`].
+    pub fn start(self) -> Result<KeyRing, KeyError> {
+        let Self { mut source, epochs, clock, observer, when_unavailable } = self;
+        let clock = clock.map_or_else(|| RingClock::System(SystemClock::new()), RingClock::Other);
+        let (requests, asked) = mpsc::channel();
+        let epoch = epochs.at(clock.now().wall);
+        let request = Request { epoch, generation: 0 };
+        let shared = Arc::new(Shared {
+            epochs,
+            clock,
+            lent: Lent::new(thread::available_parallelism().map_or(1, usize::from)),
+            state: Mutex::new(State {
+                current: None,
+                next: None,
+                generation: 0,
+                latest: None,
+                pending: Some(request),
+                retry: None,
+                missing_since: Duration::ZERO,
+            }),
+            arrived: Condvar::new(),
+            requests,
+            observer,
+            when_unavailable,
+            keeper: Keeper::default(),
+        });
+
+        // The first key is there when this returns, without a thread in between.
+        let answer = ask(source.as_mut(), request);
+        if let Err(error @ (KeyError::Random | KeyError::Memory)) = answer {
+            return Err(error);
+        }
+        shared.arrive(request, answer);
+
+        let ring = Arc::downgrade(&shared);
+        spawn("ipveil-source", move || answer_requests(&ring, &asked, source))?;
+        let ring = Arc::downgrade(&shared);
+        let keeper = spawn("ipveil-keys", move || keep_time(&ring))?;
+        // Only this function sets it.
+        let _ = shared.keeper.thread.set(keeper);
+        let wake = Arc::downgrade(&shared);
+        shared.clock.on_jump(Arc::new(move || {
+            if let Some(shared) = wake.upgrade() {
+                shared.keeper.wake();
+            }
+        }));
+        Ok(KeyRing { shared })
+    }
+}
+
+impl fmt::Debug for KeyRingBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRingBuilder").field("epochs", &self.epochs).finish_non_exhaustive()
+    }
+}
+
+/// A key, and until when it may be used.
+struct LiveKey {
+    key: EpochKey,
+    id: KeyId,
+    epoch: Epoch,
+    generation: u64,
+    local: bool,
+    // By the wall clock.
+    start: Duration,
+    end: Duration,
+    // By the monotonic clock: an end that nobody can push back.
+    deadline: Duration,
+}
+
+impl LiveKey {
+    fn new(key: EpochKey, request: Request, local: bool, epochs: Epochs, now: Now) -> Arc<Self> {
+        let end = epochs.end(request.epoch);
+        Arc::new(Self {
+            id: key.id(),
+            key,
+            epoch: request.epoch,
+            generation: request.generation,
+            local,
+            start: epochs.start(request.epoch),
+            end,
+            deadline: now.monotonic.saturating_add(end.saturating_sub(now.wall)),
+        })
+    }
+
+    #[inline]
+    fn is_over(&self, now: Now) -> bool {
+        now.wall >= self.end || now.monotonic >= self.deadline
+    }
+
+    #[inline]
+    fn has_begun(&self, now: Now) -> bool {
+        now.wall >= self.start
+    }
+}
+
+/// What readers are lent. `next` is there so that nothing is withheld at the boundary while the thread wakes up.
+#[derive(Clone)]
+struct Keys {
+    current: Option<Arc<LiveKey>>,
+    next: Option<Arc<LiveKey>>,
+}
+
+impl Keys {
+    #[inline]
+    fn valid(&self, now: Now) -> Option<&LiveKey> {
+        // A clock that was set back is in an epoch before `current`'s. It stays: the old key is gone.
+        if let Some(current) = self.current.as_deref()
+            && !current.is_over(now)
+        {
+            return Some(current);
+        }
+        self.next.as_deref().filter(|next| next.has_begun(now) && !next.is_over(now))
+    }
+}
+
+struct Shared {
+    epochs: Epochs,
+    clock: RingClock,
+    lent: Lent<Keys>,
+    state: Mutex<State>,
+    arrived: Condvar,
+    requests: mpsc::Sender<Request>,
+    observer: Option<Observer>,
+    when_unavailable: WhenUnavailable,
+    keeper: Keeper,
+}
+
+/// What only the owner of the life cycle knows. Its keys are the ones that `Shared::lent` lends.
+struct State {
+    current: Option<Arc<LiveKey>>,
+    next: Option<Arc<LiveKey>>,
+    generation: u64,
+    // The latest epoch for which the source has given a key of this generation.
+    latest: Option<Epoch>,
+    // What the source has been asked for and not yet answered.
+    pending: Option<Request>,
+    // After a failure: not again before this monotonic time, and how long that wait was.
+    retry: Option<(Duration, Duration)>,
+    // Since when, by the monotonic clock, there is no key.
+    missing_since: Duration,
+}
+
+/// How long before an epoch ends the next key is asked for.
+fn ahead(epochs: Epochs) -> Duration {
+    (epochs.period / 10).min(Duration::from_secs(30))
+}
+
+/// How long a source that has been asked, and has neither answered nor failed, may leave everything withheld.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest sleep: what a suspended machine or a clock set by hand may cost in punctuality, not in correctness.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// The shortest time from one turn to the next.
+const REST: Duration = Duration::from_micros(200);
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+impl Shared {
+    #[inline]
+    fn lend<R>(&self, read: impl FnOnce(&LiveKey, Now) -> R) -> Option<R> {
+        let result = self.lent.with(reader(), |keys| {
+            // Looked at under the lock, so that waiting for it does not outlast the key.
+            let now = self.clock.now();
+            keys.valid(now).map(|key| read(key, now))
+        });
+        if let Some(Some(result)) = result {
+            return Some(result);
+        }
+        self.keeper.wake();
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what is due, and says how long nothing else will be.
+    fn turn(&self) -> Duration {
+        let mut news = News::default();
+        let sleep = {
+            let mut state = self.lock();
+            self.settle(&mut state, &mut news);
+            self.next_turn(&state)
+        };
+        self.arrived.notify_all();
+        self.tell(news);
+        sleep
+    }
+
+    /// Takes the source's answer.
+    fn arrive(&self, request: Request, answer: Result<EpochKey, KeyError>) {
+        let mut news = News::default();
+        {
+            let mut state = self.lock();
+            let now = self.clock.now();
+            if answer.is_ok() && request.generation == state.generation {
+                state.latest = state.latest.max(Some(request.epoch));
+            }
+            // An answer to an older question is a key that was never used; it is dropped here.
+            if state.pending == Some(request) {
+                state.pending = None;
+                match answer {
+                    Ok(key) => {
+                        let key = LiveKey::new(key, request, false, self.epochs, now);
+                        news.minted(&key);
+                        state.retry = None;
+                        // Held ready if its time has not come and another key's has.
+                        if !key.has_begun(now) && state.current.is_some() {
+                            news.retire(state.next.replace(key));
+                        } else {
+                            news.retire(state.current.replace(key));
+                        }
+                        self.lend_out(&state, &mut news);
+                    }
+                    Err(error) => {
+                        let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
+                        state.retry = Some((now.monotonic.saturating_add(wait), wait));
+                        news.events.push(KeyEvent::SourceFailed { epoch: request.epoch, error });
+                    }
+                }
+            }
+            self.settle(&mut state, &mut news);
+        }
+        self.arrived.notify_all();
+        self.tell(news);
+        self.keeper.wake();
+    }
+
+    fn rotate(&self) -> Result<KeyId, KeyError> {
+        let mut news = News::default();
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let generation = state.next_generation();
+        news.retire(state.current.take());
+        news.retire(state.next.take());
+        state.missing_since = now.monotonic;
+        state.pending = None;
+        state.retry = None;
+        self.lend_out(&state, &mut news);
+        self.settle(&mut state, &mut news);
+        drop(state);
+        self.tell(news);
+
+        let mut state = self.lock();
+        loop {
+            if let Some(key) = &state.current
+                && key.generation >= generation
+            {
+                return Ok(key.id);
+            }
+            // Failed: `settle` would have put a local key there if it may.
+            if state.retry.is_some() {
+                return Err(KeyError::Unavailable);
+            }
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Brings the state to what the clock says it should be: nothing expired is kept, what is missing is asked for.
+    fn settle(&self, state: &mut State, news: &mut News) {
+        let now = self.clock.now();
+        let present = self.epochs.at(now.wall);
+
+        let mut changed = false;
+        for slot in [&mut state.current, &mut state.next] {
+            if slot.as_ref().is_some_and(|key| key.is_over(now)) {
+                news.retire(slot.take());
+                changed = true;
+            }
+        }
+        if state.current.is_none()
+            && let Some(next) = state.next.take_if(|next| next.has_begun(now))
+        {
+            state.current = Some(next);
+            changed = true;
+        }
+        if changed {
+            if state.current.is_none() {
+                state.missing_since = now.monotonic;
+            }
+            self.lend_out(state, news);
+        }
+
+        if state.pending.is_some_and(|request| self.epochs.end(request.epoch) <= now.wall) {
+            state.pending = None;
+        }
+        let wanted = match &state.current {
+            None => Some(present),
+            Some(key) if key.local => Some(key.epoch),
+            Some(key) if state.next.is_none() && now.wall + ahead(self.epochs) >= key.end => {
+                Some(Epoch(key.epoch.0 + 1))
+            }
+            Some(_) => None,
+        };
+        if let Some(epoch) = wanted
+            && state.pending.is_none()
+            && state.retry.is_none_or(|(at, _)| now.monotonic >= at)
+        {
+            self.ask(state, epoch);
+        }
+
+        if state.current.is_none()
+            && self.when_unavailable == WhenUnavailable::Degrade
+            && (state.retry.is_some() || now.monotonic.saturating_sub(state.missing_since) >= PATIENCE)
+        {
+            self.degrade(state, present, now, news);
+        }
+    }
+
+    fn ask(&self, state: &mut State, epoch: Epoch) {
+        // That key was given before and is gone: the same question again could bring it back.
+        if state.latest.is_some_and(|latest| epoch <= latest) {
+            state.next_generation();
+        }
+        let request = Request { epoch, generation: state.generation };
+        state.pending = Some(request);
+        // No receiver: the ring is being dropped.
+        let _ = self.requests.send(request);
+    }
+
+    fn degrade(&self, state: &mut State, epoch: Epoch, now: Now, news: &mut News) {
+        let request = Request { epoch, generation: state.generation };
+        // Without randomness or memory everything stays withheld; the next turn tries again.
+        if let Ok(key) = EpochKey::random() {
+            let key = LiveKey::new(key, request, true, self.epochs, now);
+            news.minted(&key);
+            state.current = Some(key);
+            self.lend_out(state, news);
+        }
+    }
+
+    /// Lends what the state holds, and destroys what it no longer does.
+    fn lend_out(&self, state: &State, news: &mut News) {
+        let keys = (state.current.is_some() || state.next.is_some())
+            .then(|| Keys { current: state.current.clone(), next: state.next.clone() });
+        self.lent.replace(keys);
+        for key in news.retired.drain(..) {
+            let event = KeyEvent::Destroyed { key: key.id, epoch: key.epoch };
+            let last = Arc::into_inner(key);
+            debug_assert!(last.is_some(), "a key outlived its readers");
+            drop(last);
+            news.events.push(event);
+        }
+    }
+
+    fn next_turn(&self, state: &State) -> Duration {
+        let now = self.clock.now();
+        let mut sleep = LONGEST_SLEEP;
+        if let Some(key) = &state.current {
+            sleep = sleep.min(key.end.saturating_sub(now.wall)).min(key.deadline.saturating_sub(now.monotonic));
+            let ask = key.end.saturating_sub(ahead(self.epochs));
+            if state.next.is_none() && ask > now.wall {
+                sleep = sleep.min(ask - now.wall);
+            }
+        }
+        if let Some((at, _)) = state.retry {
+            sleep = sleep.min(at.saturating_sub(now.monotonic).max(FIRST_RETRY / 10));
+        }
+        sleep
+    }
+
+    fn tell(&self, news: News) {
+        for event in news.events {
+            #[cfg(feature = "tracing")]
+            trace(event);
+            if let Some(observer) = &self.observer {
+                observer(event);
+            }
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut news = News::default();
+        let mut state = self.lock();
+        news.retire(state.current.take());
+        news.retire(state.next.take());
+        self.lend_out(&state, &mut news);
+        drop(state);
+        self.tell(news);
+        self.keeper.wake();
+    }
+}
+
+impl State {
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.latest = None;
+        self.generation
+    }
+}
+
+/// What a change leaves behind: keys to be destroyed, and events to be told once no lock is held.
+#[derive(Default)]
+struct News {
+    retired: Vec<Arc<LiveKey>>,
+    events: Vec<KeyEvent>,
+}
+
+impl News {
+    fn retire(&mut self, key: Option<Arc<LiveKey>>) {
+        self.retired.extend(key);
+    }
+
+    fn minted(&mut self, key: &LiveKey) {
+        self.events.push(KeyEvent::Minted {
+            key: key.id,
+            epoch: key.epoch,
+            protection: key.key.0.protection(),
+            local: key.local,
+        });
+    }
+}
+
+/// The thread that keeps time, and how to wake it.
+#[derive(Default)]
+struct Keeper {
+    thread: OnceLock<Thread>,
+    woken: AtomicBool,
+}
+
+impl Keeper {
+    /// Waits for nothing: while a wake-up is under way, another is not needed.
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+/// Static dispatch for the clock that nearly everybody has.
+enum RingClock {
+    System(SystemClock),
+    Other(Arc<dyn Clock>),
+}
+
+impl RingClock {
+    #[inline]
+    fn now(&self) -> Now {
+        match self {
+            Self::System(clock) => clock.now(),
+            Self::Other(clock) => clock.now(),
+        }
+    }
+
+    fn on_jump(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        match self {
+            Self::System(clock) => clock.on_jump(wake),
+            Self::Other(clock) => clock.on_jump(wake),
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<Thread, KeyError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map(|handle| handle.thread().clone())
+        .map_err(|_| KeyError::Thread)
+}
+
+fn keep_time(ring: &Weak<Shared>) {
+    loop {
+        let sleep = {
+            let Some(shared) = ring.upgrade() else { return };
+            shared.keeper.woken.store(false, Ordering::Release);
+            shared.turn()
+        };
+        thread::park_timeout(sleep);
+        // However many requests find no key and ask for one, this thread does not spin.
+        thread::sleep(REST);
+    }
+}
+
+// A thread of its own: however long the source takes, the other one destroys on time.
+fn answer_requests(ring: &Weak<Shared>, asked: &mpsc::Receiver<Request>, mut source: Box<dyn KeySource>) {
+    while let Ok(request) = asked.recv() {
+        let answer = ask(source.as_mut(), request);
+        let Some(shared) = ring.upgrade() else { return };
+        shared.arrive(request, answer);
+    }
+}
+
+fn ask(source: &mut dyn KeySource, request: Request) -> Result<EpochKey, KeyError> {
+    // A source that panics is a source that has no key; it must not take the ring's threads with it.
+    catch_unwind(AssertUnwindSafe(|| source.key(request))).unwrap_or(Err(KeyError::Unavailable))
+}
+
+#[cfg(feature = "tracing")]
+fn trace(event: KeyEvent) {
+    match event {
+        KeyEvent::Minted { key, epoch, protection, local } => {
+            tracing::info!(%key, %epoch, %protection, local, "key minted")
+        }
+        KeyEvent::Destroyed { key, epoch } => tracing::info!(%key, %epoch, "key destroyed"),
+        KeyEvent::SourceFailed { epoch, error } => tracing::warn!(%epoch, %error, "no key from the source"),
+    }
+}
+
+/// A number that differs between threads, so that they take different locks.
+#[inline]
+fn reader() -> usize {
+    static READERS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static READER: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    READER.with(|reader| {
+        if reader.get() == usize::MAX {
+            reader.set(READERS.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
+        }
+        reader.get()
+    })
+}

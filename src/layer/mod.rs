@@ -1,0 +1,339 @@
+//! The Tower layer: the edge of an existing server.
+//!
+//! For each request, before anything behind it can look:
+//!
+//! 1. It **takes the peer** out of the request's extensions: a [`Peer`], or what axum and tonic put there.
+//! 2. It **resolves** the client and **anonymises** it, under the policy and the live key. No I/O, no waiting.
+//! 3. It **strips** every header that says who or where a client is, then **sets** those that the policy's views name,
+//!    once each.
+//! 4. It **puts a [`Client`] into the extensions**, and pseudonyms in place of typed addresses, with a port of 0.
+//!
+//! A request never fails because of the layer: what can't be known is withheld.
+//!
+//! ```
+//! use http::{Request, Response, header::HeaderName};
+//! use ipveil::{
+//!     AnonymizeLayer, Client, KeyRing, Peer, Policy, Resolver, TrustedProxies,
+//!     keys::{Epochs, MemorySource},
+//!     policy::{Scope, Session, View},
+//!     resolve::Source,
+//! };
+//! use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+//!
+//! let resolver = Resolver::behind(TrustedProxies::parse(["10.0.0.0/8"])?, Source::x_forwarded_for());
+//! let policy = Policy::new(
+//!     Scope::per_session(Session::cookie("sid")),
+//!     [View::address("app").header(X_FORWARDED_FOR), View::token("log")],
+//! )?;
+//! let keys = KeyRing::start(MemorySource, Epochs::daily())?;
+//!
+//! let service = ServiceBuilder::new()
+//!     .layer(AnonymizeLayer::new(resolver, policy, keys))
+//!     .service(service_fn(async |request: Request<()>| {
+//!         let client: &Client = request.extensions().get().expect("the layer is in front");
+//!         assert!(client.pseudonym("log").to_string().starts_with('_'));
+//!         assert_eq!(request.headers()[X_FORWARDED_FOR], client.pseudonym("app").to_string());
+//!         Ok::<_, std::convert::Infallible>(Response::new(()))
+//!     }));
+//!
+//! let mut request = Request::builder()
+//!     .header(X_FORWARDED_FOR, "203.0.113.7")
+//!     .header("cookie", "sid=8c1f")
+//!     .body(())?;
+//! request.extensions_mut().insert(Peer::from(std::net::IpAddr::from([10, 0, 0, 1])));
+//! service.oneshot(request).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it has to stand
+//!
+//! **Outermost**: outside of every layer that logs, counts or looks at addresses, such as tower-http's `TraceLayer`. In
+//! axum, `Router::layer` wraps what was added before, so this one is added last. What runs before any layer is the
+//! server: `axum::serve` and tonic log or show the peer themselves, for which there are
+#![cfg_attr(feature = "axum", doc = "[`axum::Listener`](crate::axum::Listener)")]
+#![cfg_attr(not(feature = "axum"), doc = "`axum::Listener`")]
+//! and
+#![cfg_attr(feature = "tonic", doc = "[`tonic::Incoming`](crate::tonic::Incoming).")]
+#![cfg_attr(not(feature = "tonic"), doc = "`tonic::Incoming`.")]
+//!
+//! # Servers without Tower layers
+//!
+//! [`Anonymizer`] does the same to bare [`http::request::Parts`], or to headers and extensions. `examples/actix.rs` is a
+//! middleware for actix-web that uses it, in some forty lines.
+//!
+//! ```
+//! # use ipveil::{*, keys::*, policy::*, layer::Anonymizer};
+//! # let policy = Policy::new(Scope::unscoped(), [View::token("log")])?;
+//! # let keys = KeyRing::start(MemorySource, Epochs::daily())?;
+//! let anonymizer = Anonymizer::new(Resolver::direct(), policy, keys);
+//!
+//! let (mut parts, ()) = http::Request::builder().header("x-real-ip", "203.0.113.7").body(())?.into_parts();
+//! parts.extensions.insert(Peer::from(std::net::IpAddr::from([198, 51, 100, 3])));
+//! anonymizer.anonymize(&mut parts);
+//!
+//! assert!(parts.headers.is_empty());
+//! let client: &Client = parts.extensions.get().expect("there is always one");
+//! assert!(client.withheld().is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What a handler can still get at
+//!
+//! The socket, through `hyper::upgrade`, unless the server's connections were wrapped. Query strings and bodies with
+//! addresses in them. Trailers, unless brought to [`Strip::strip`]. Extensions that another crate filled with an address
+//! under its own type: [`AnonymizeLayer::peer_from`] takes one out.
+
+#[cfg(feature = "axum")]
+pub mod axum;
+#[cfg(any(feature = "axum", feature = "tonic"))]
+mod io;
+#[cfg(feature = "tonic")]
+pub mod tonic;
+
+mod typed;
+
+use std::{
+    fmt, mem,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use http::{Extensions, HeaderMap, Request, Uri, request::Parts};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    addr::Peer,
+    headers::Strip,
+    keys::KeyRing,
+    policy::{Client, Policy},
+    resolve::{Resolver, Withheld},
+};
+
+/// Anonymises requests: a resolver, a policy and a key ring, put together. See the [module](self).
+///
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Anonymizer {
+    edge: Arc<Edge>,
+}
+
+#[derive(Clone)]
+struct Edge {
+    resolver: Resolver,
+    policy: Policy,
+    keys: KeyRing,
+    strip: Strip,
+    peer_from: Option<TakePeer>,
+    counts: Arc<Counts>,
+}
+
+type TakePeer = fn(&mut Extensions) -> Option<Peer>;
+
+impl Anonymizer {
+    /// With the default [`Strip`].
+    #[must_use]
+    pub fn new(resolver: Resolver, policy: Policy, keys: KeyRing) -> Self {
+        Self {
+            edge: Arc::new(Edge {
+                resolver,
+                policy,
+                keys,
+                strip: Strip::new(),
+                peer_from: None,
+                counts: Arc::default(),
+            }),
+        }
+    }
+
+    /// Removes other headers than by default.
+    #[must_use]
+    pub fn strip(mut self, strip: Strip) -> Self {
+        Arc::make_mut(&mut self.edge).strip = strip;
+        self
+    }
+
+    /// Takes the peer from where this server keeps it, before looking where it usually is.
+    ///
+    /// `take` has to remove what it finds, since nothing else will.
+    ///
+    /// ```
+    /// # use ipveil::{layer::Anonymizer, Peer};
+    /// #[derive(Clone)]
+    /// struct RemoteAddr(std::net::SocketAddr);
+    ///
+    /// # fn add(anonymizer: Anonymizer) -> Anonymizer {
+    /// anonymizer.peer_from(|extensions| extensions.remove::<RemoteAddr>().map(|remote| Peer::from(remote.0)))
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn peer_from(mut self, take: fn(&mut Extensions) -> Option<Peer>) -> Self {
+        Arc::make_mut(&mut self.edge).peer_from = Some(take);
+        self
+    }
+
+    /// Anonymises a request, and puts its [`Client`] into its extensions.
+    pub fn anonymize(&self, parts: &mut Parts) {
+        self.anonymize_in(&parts.uri, &mut parts.headers, &mut parts.extensions);
+    }
+
+    /// Anonymises a request that is in pieces.
+    #[inline]
+    pub fn anonymize_in(&self, uri: &Uri, headers: &mut HeaderMap, extensions: &mut Extensions) {
+        let edge = &*self.edge;
+        let (peer, typed) = typed::take(extensions, edge.peer_from);
+        let client = edge.client(peer, uri, headers);
+        let shown = edge.write(&client, headers);
+        typed.put_back(extensions, || shown.or_else(|| edge.policy.typed(&client)));
+        extensions.insert(client);
+    }
+
+    /// How often a client was withheld, and why: for metrics. Shared by all clones.
+    #[must_use]
+    pub fn withheld(&self, why: Withheld) -> u64 {
+        self.edge.counts.0[why as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Anonymizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Anonymizer")
+            .field("resolver", &self.edge.resolver)
+            .field("policy", &self.edge.policy)
+            .field("keys", &self.edge.keys)
+            .field("strip", &self.edge.strip)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Edge {
+    /// From here on nobody knows the address.
+    #[inline]
+    fn client(&self, peer: Peer, uri: &Uri, headers: &HeaderMap) -> Client {
+        self.resolver
+            .resolve(peer, headers)
+            .and_then(|address| self.policy.client_of(&address, &self.keys, uri, headers))
+            .unwrap_or_else(|why| {
+                self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
+                self.policy.withheld(why)
+            })
+    }
+
+    /// Gives what typed addresses show, if that came by.
+    #[inline]
+    fn write(&self, client: &Client, headers: &mut HeaderMap) -> Option<IpAddr> {
+        self.strip.strip_except(headers, |name| self.policy.headers().any(|ours| ours == name));
+        self.policy.write(client, |name, value| match value {
+            Some(value) => {
+                headers.insert(name, value);
+            }
+            None => {
+                headers.remove(name);
+            }
+        })
+    }
+}
+
+/// By reason. Only written to when something is amiss.
+#[derive(Default)]
+struct Counts([AtomicU64; Withheld::ALL.len()]);
+
+/// Puts [`Anonymize`] in front of a service. See the [module](self).
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AnonymizeLayer {
+    anonymizer: Anonymizer,
+}
+
+impl AnonymizeLayer {
+    /// With the default [`Strip`].
+    pub fn new(resolver: Resolver, policy: Policy, keys: KeyRing) -> Self {
+        Anonymizer::new(resolver, policy, keys).into()
+    }
+
+    /// Removes other headers than by default.
+    pub fn strip(self, strip: Strip) -> Self {
+        self.anonymizer.strip(strip).into()
+    }
+
+    /// Takes the peer from where this server keeps it: see [`Anonymizer::peer_from`].
+    pub fn peer_from(self, take: fn(&mut Extensions) -> Option<Peer>) -> Self {
+        self.anonymizer.peer_from(take).into()
+    }
+
+    /// What it does, without the layer.
+    #[must_use]
+    pub fn anonymizer(&self) -> &Anonymizer {
+        &self.anonymizer
+    }
+}
+
+impl From<Anonymizer> for AnonymizeLayer {
+    fn from(anonymizer: Anonymizer) -> Self {
+        Self { anonymizer }
+    }
+}
+
+impl<S> Layer<S> for AnonymizeLayer {
+    type Service = Anonymize<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Anonymize { inner, anonymizer: self.anonymizer.clone() }
+    }
+}
+
+/// Anonymises each request, and hands it to the inner service, whose future and error stay as they are.
+#[derive(Clone, Debug)]
+pub struct Anonymize<S> {
+    inner: S,
+    anonymizer: Anonymizer,
+}
+
+impl<S> Anonymize<S> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B> Service<Request<B>> for Anonymize<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // A request lends one of its parts at a time.
+        let mut headers = mem::take(request.headers_mut());
+        let mut extensions = mem::take(request.extensions_mut());
+        self.anonymizer.anonymize_in(request.uri(), &mut headers, &mut extensions);
+        *request.headers_mut() = headers;
+        *request.extensions_mut() = extensions;
+        self.inner.call(request)
+    }
+}

@@ -1,0 +1,54 @@
+//! IP-address anonymisation for Rust servers.
+//!
+//! At the edge, before application code or a log can see it, the client's IP address becomes a pseudonym, under a key
+//! that is destroyed on schedule. Rate limits, visitor counts and session checks go on working. Two questions can't be
+//! answered any more, not even by an insider with all logs and databases: *where was this user?*, and *were these two
+//! users at the same place?*
+//!
+//! ```text
+//!             raw, unprintable            │            pseudonyms only, irreversible
+//!  socket ─► Peer ─► Resolver ─► ClientAddr ─► Policy (views) ─► headers, extensions ─► application
+//!                    ▲ headers            │        ▲
+//!                    TrustedProxies       │     KeyRing ◄── KeySource
+//! ```
+//!
+//! Left of the line nothing can be printed: raw types have no `Display`, no accessor, no comparison. Right of it nothing
+//! can be turned back.
+//!
+//! | to | see |
+//! |---|---|
+//! | put it in front of a server | [`layer`] |
+//! | say who the client is | [`resolve`] |
+//! | decide who may know what | [`policy`] |
+//! | rotate and destroy keys | [`keys`] |
+//! | know which headers are removed | [`headers`] |
+#![cfg_attr(feature = "axum", doc = "| use axum | [`axum`](mod@axum) |")]
+#![cfg_attr(feature = "tonic", doc = "| use tonic | [`tonic`](mod@tonic) |")]
+//!
+//! # What is out of reach
+//!
+//! An operator who changes the edge so that it records addresses; the network below HTTP (flow records, captures); other
+//! identifiers in the request, such as cookies and TLS fingerprints; an insider who holds the live key of the running
+//! epoch. Query strings, bodies, and whatever else of the application's own holds an address.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod addr;
+pub mod headers;
+pub mod keys;
+pub mod layer;
+pub mod policy;
+mod pseudonym;
+pub mod resolve;
+
+#[cfg(feature = "axum")]
+pub use self::layer::axum;
+#[cfg(feature = "tonic")]
+pub use self::layer::tonic;
+pub use self::{
+    addr::{ClientAddr, Peer},
+    keys::KeyRing,
+    layer::{Anonymize, AnonymizeLayer, Anonymizer},
+    policy::{Client, Policy},
+    pseudonym::{LimitKey, Pseudonym, PseudonymRange, RangeError, Token},
+    resolve::{Resolver, TrustedProxies},
+};

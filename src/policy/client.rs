@@ -1,0 +1,225 @@
+//! One client under one key: what handlers get instead of an address.
+
+use std::{cell::RefCell, fmt};
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+use super::{
+    Entry, Inner, Policy,
+    scope::{Host, Meaning},
+    view::{Method, Shown},
+};
+use crate::{
+    addr::ClientAddr,
+    keys::KeyRing,
+    pseudonym::{Handle, LimitKey, Pseudonym, ScopeValue, Shape},
+    resolve::Withheld,
+};
+
+/// A client, as far as anybody may know it: pseudonyms by view and scope, and no address.
+///
+/// The layer puts it into each request's extensions. It can't be printed, and holds nothing from which the address can
+/// be computed without the epoch's key. It answers for the epoch and the moment of its request; a connection that
+/// lives longer should not keep it.
+#[derive(Clone)]
+pub struct Client {
+    policy: Policy,
+    known: Result<Known, Withheld>,
+}
+
+/// What is left of an address once it is hashed.
+#[derive(Clone)]
+pub(super) struct Known {
+    handle: Handle,
+    limits: Option<Handle>,
+    network: Option<IpNet>,
+    // Made by an edge before us, and shown as it is in address shape.
+    ready_made: Option<Pseudonym>,
+    host: Option<Host>,
+    session: Option<[u8; 32]>,
+    // For a request without the scope that some view asks for.
+    fresh: Option<[u8; 16]>,
+    // Since 1970.
+    seconds: u64,
+}
+
+impl Known {
+    #[inline]
+    pub(super) fn new(
+        policy: &Inner,
+        address: &ClientAddr,
+        keys: &KeyRing,
+        host: Option<Host>,
+        headers: &HeaderMap,
+    ) -> Result<Self, Withheld> {
+        let subject = address.subject(policy.range).ok_or(Withheld::ForeignPseudonym)?;
+        let (handle, limits, seconds) = keys
+            .with(|key, wall| {
+                let limits = match policy.limits {
+                    true => Some(subject.limit_handle(key)?),
+                    false => None,
+                };
+                Some((subject.handle(key)?, limits, wall.as_secs()))
+            })
+            .flatten()
+            .ok_or(Withheld::NoKey)?;
+        let session = policy.session.as_ref().and_then(|session| session.of(&handle, headers));
+        Ok(Self {
+            fresh: needs_fresh(policy, host.is_some(), session.is_some()).then(fresh).flatten(),
+            handle,
+            limits,
+            network: policy.keep.and_then(|keep| subject.network(keep)),
+            ready_made: subject.ready_made(),
+            host,
+            session,
+            seconds,
+        })
+    }
+
+    /// Nothing if the scope can't be had: no randomness.
+    #[inline]
+    fn scope<'a>(&'a self, policy: &'a Inner, meaning: Meaning) -> Option<ScopeValue<'a>> {
+        match (meaning, &self.session, self.host) {
+            (Meaning::Unscoped, ..) => Some(ScopeValue::Unscoped),
+            (Meaning::Session | Meaning::SessionOrHost, Some(session), _) => Some(ScopeValue::Session(session)),
+            (Meaning::Host | Meaning::SessionOrHost, _, Some(host)) => Some(ScopeValue::Host(policy.host(host))),
+            _ => self.fresh.as_ref().map(ScopeValue::Fresh),
+        }
+    }
+}
+
+/// Whether some view's scope is not in this request.
+#[inline]
+fn needs_fresh(policy: &Inner, host: bool, session: bool) -> bool {
+    policy.views.iter().any(|entry| match entry.meaning {
+        Meaning::Unscoped => false,
+        Meaning::Host => !host,
+        Meaning::Session => !session,
+        Meaning::SessionOrHost => !session && !host,
+    })
+}
+
+impl Client {
+    pub(super) fn new(policy: Policy, known: Result<Known, Withheld>) -> Self {
+        Self { policy, known }
+    }
+
+    /// Its pseudonym in a view, in the scope of that view in this request.
+    ///
+    /// Withheld if there is no usable address or no key, and if the policy has no view of this name that sees pseudonyms.
+    #[must_use]
+    pub fn pseudonym(&self, view: &str) -> Pseudonym {
+        match self.view(view).map(|entry| self.shown(entry)) {
+            Some(Shown::Pseudonym(pseudonym)) => pseudonym,
+            _ => Pseudonym::Withheld,
+        }
+    }
+
+    /// Its pseudonym in a view, in a scope of the application's own: `"user:42"`, once it knows who that is.
+    ///
+    /// Stable for that user at that address, within the epoch, over all sessions; not comparable with anybody else's. This
+    /// is what can be stored next to an account.
+    ///
+    /// Withheld as [`pseudonym`](Self::pseudonym) is.
+    #[must_use]
+    pub fn scoped(&self, view: &str, scope: &str) -> Pseudonym {
+        if let Some(entry) = self.view(view)
+            && let Ok(known) = &self.known
+            && let Method::Pseudonym(shape) = entry.view.method()
+        {
+            let window = entry.view.window_at(known.seconds);
+            let hash = known.handle.hash(entry.view.name(), ScopeValue::Named(scope), window);
+            return shape.of(hash, self.policy.inner.range);
+        }
+        Pseudonym::Withheld
+    }
+
+    /// Its network in a view that sees networks; nothing if it is withheld.
+    #[must_use]
+    pub fn network(&self, view: &str) -> Option<IpNet> {
+        match self.view(view).map(|entry| self.shown(entry)) {
+            Some(Shown::Network(network)) => Some(network),
+            _ => None,
+        }
+    }
+
+    /// What a limiter counts it by, in a view that limits. One key for all who are withheld, and for all if the policy has
+    /// no such view.
+    ///
+    /// # What it gives away
+    ///
+    /// A limit that many clients share is an oracle: fill it from the office, and watch for whom else it is full. Count
+    /// per client *and route*, and report no verdict together with an identifier.
+    #[must_use]
+    pub fn limit_key(&self, view: &str) -> LimitKey {
+        if let Some(entry) = self.view(view)
+            && let Ok(known) = &self.known
+            && let Some(handle) = &known.limits
+            && entry.view.method() == Method::Limit
+        {
+            return handle.limit_key(entry.view.name(), entry.view.window_at(known.seconds));
+        }
+        LimitKey::WITHHELD
+    }
+
+    /// Why nothing is known of it; nothing if something is.
+    #[must_use]
+    pub fn withheld(&self) -> Option<Withheld> {
+        self.known.as_ref().err().copied()
+    }
+
+    fn view(&self, name: &str) -> Option<&Entry> {
+        self.policy.inner.views.iter().find(|entry| entry.view.name() == name)
+    }
+
+    #[inline]
+    pub(super) fn shown(&self, entry: &Entry) -> Shown {
+        let Ok(known) = &self.known else {
+            return Shown::Nothing;
+        };
+        match entry.view.method() {
+            Method::Limit => Shown::Nothing,
+            Method::Network(keep) => match known.network {
+                Some(network) => Shown::Network(keep.cut(network.addr())),
+                None => Shown::Nothing,
+            },
+            Method::Pseudonym(shape) => {
+                let policy = &*self.policy.inner;
+                if let Some(ready_made) = known.ready_made
+                    && shape == Shape::Address
+                {
+                    return Shown::Pseudonym(ready_made);
+                }
+                let Some(scope) = known.scope(policy, entry.meaning) else {
+                    return Shown::Nothing;
+                };
+                let window = entry.view.window_at(known.seconds);
+                let hash = known.handle.hash(entry.view.name(), scope, window);
+                Shown::Pseudonym(shape.of(hash, policy.range))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client(..)")
+    }
+}
+
+/// Random bytes for one request, straight from the operating system, fetched for many requests at a time.
+fn fresh() -> Option<[u8; 16]> {
+    const MANY: usize = 64;
+    thread_local! {
+        static POOL: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
+    }
+    POOL.with_borrow_mut(|pool| {
+        if pool.is_empty() {
+            let mut bytes = [[0; 16]; MANY];
+            getrandom::fill(bytes.as_flattened_mut()).ok()?;
+            pool.extend(bytes);
+        }
+        pool.pop()
+    })
+}

@@ -1,0 +1,311 @@
+//! Who may know what of a client: views, scopes, and what they show.
+//!
+//! 1. A [`View`] is a named purpose: the application's log, its analytics, its rate limiter. Each sees a pseudonym in
+//!    one shape, or a network, or a key that only a limiter can use. Views can't be joined: the same client has another
+//!    pseudonym in each.
+//! 2. A [`Scope`] is what a pseudonym may be compared within: everything, a host, a session. It is always chosen,
+//!    there is no default. What is outside can't be joined either.
+//! 3. A [`Policy`] is some views and their scope.
+//! 4. A [`Client`] is one client under a policy and an epoch's key. Handlers get it from the request's extensions and
+//!    ask it for pseudonyms; once they know who the user is, for [scoped](Client::scoped) ones.
+//!
+//! ```
+//! use ipveil::policy::{Policy, Scope, Session, View};
+//!
+//! let policy = Policy::new(
+//!     Scope::per_session(Session::cookie("sid").or_authorization()),
+//!     [
+//!         View::address("app").header(http::HeaderName::from_static("x-forwarded-for")),
+//!         View::token("log"),
+//!         View::network("statistics"),
+//!         View::limit("api"),
+//!     ],
+//! )?;
+//! # Ok::<(), ipveil::policy::PolicyError>(())
+//! ```
+//!
+//! # Which scope
+//!
+//! The attack to think of is the colleague who logs in from the office, reads the pseudonym in his own row, and looks
+//! for it in a journalist's. **Any value that is equal for two accounts behind one address answers him**, for as long
+//! as the rows exist, and no rotation of keys takes that back.
+//!
+//! | scope | equal for | may stand next to an account |
+//! |---|---|---|
+//! | [`Client::scoped`] with the user's id | one user at one address | **yes** |
+//! | [`Scope::per_session`] | one session at one address | **yes** |
+//! | [`Scope::per_host`] | everybody at one address, on one site | no: for counting visitors |
+//! | [`Scope::unscoped`] | everybody at one address | no |
+//! | [`View::network`] | everybody in a neighborhood, for ever | no |
+
+mod client;
+mod scope;
+mod view;
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+pub use self::{
+    client::Client,
+    scope::{Scope, Session},
+    view::View,
+};
+use self::{
+    client::Known,
+    scope::{Host, Hosts, Meaning},
+    view::{Form, Method},
+};
+use crate::{
+    addr::{ClientAddr, Keep},
+    keys::KeyRing,
+    pseudonym::PseudonymRange,
+    resolve::Withheld,
+};
+
+/// What each view sees of a client. Cheap to clone. See the [module](self).
+#[derive(Clone)]
+pub struct Policy {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
+    views: Vec<Entry>,
+    hosts: Option<Hosts>,
+    session: Option<Session>,
+    range: PseudonymRange,
+    // What has to be known of a client so that all views can be shown later.
+    limits: bool,
+    keep: Option<Keep>,
+    // The view in which typed addresses are shown.
+    typed: Option<usize>,
+}
+
+/// A view, and its scope as one of few kinds.
+#[derive(Clone)]
+struct Entry {
+    view: View,
+    meaning: Meaning,
+    form: Form,
+}
+
+impl Policy {
+    /// These views, in this scope, unless a view says [otherwise](View::scope).
+    ///
+    /// The first view of address shape is also what typed addresses show, such as axum's `ConnectInfo<SocketAddr>`.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`], with the view and what is wrong with it.
+    pub fn new(scope: Scope, views: impl IntoIterator<Item = View>) -> Result<Self, PolicyError> {
+        let mut inner = Inner {
+            views: Vec::new(),
+            hosts: None,
+            session: None,
+            range: PseudonymRange::default(),
+            limits: false,
+            keep: None,
+            typed: None,
+        };
+        for view in views {
+            if let Err(problem) = inner.add(&scope, &view) {
+                let view = view.name().to_owned();
+                return Err(PolicyError { view, problem });
+            }
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Another range for pseudonyms of address shape.
+    #[must_use]
+    pub fn range(mut self, range: PseudonymRange) -> Self {
+        Arc::make_mut(&mut self.inner).range = range;
+        self
+    }
+
+    /// The views, in the order given.
+    pub fn views(&self) -> impl Iterator<Item = &View> {
+        self.inner.views.iter().map(|entry| &entry.view)
+    }
+
+    /// A client outside of a request, which is on no host and in no session.
+    ///
+    /// ```
+    /// # use ipveil::{policy::*, keys::*, ClientAddr};
+    /// # let keys = KeyRing::start(MemorySource, Epochs::daily())?;
+    /// let policy = Policy::new(Scope::unscoped(), [View::token("log")])?;
+    /// let address: std::net::IpAddr = "203.0.113.7".parse()?;
+    /// let client = policy.client(&ClientAddr::from(address), &keys);
+    /// assert!(client.pseudonym("log").to_string().starts_with('_'));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn client(&self, address: &ClientAddr, keys: &KeyRing) -> Client {
+        let known = Known::new(&self.inner, address, keys, None, &HeaderMap::new());
+        Client::new(self.clone(), known)
+    }
+
+    /// The client of a request.
+    #[inline]
+    pub(crate) fn client_of(
+        &self,
+        address: &ClientAddr,
+        keys: &KeyRing,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Client, Withheld> {
+        let host = self.inner.hosts.as_ref().and_then(|hosts| hosts.of(uri, headers));
+        let known = Known::new(&self.inner, address, keys, host, headers)?;
+        Ok(Client::new(self.clone(), Ok(known)))
+    }
+
+    /// A client of whom nothing is known.
+    pub(crate) fn withheld(&self, why: Withheld) -> Client {
+        Client::new(self.clone(), Err(why))
+    }
+
+    /// Calls `write` for each header that the policy sets, or unsets because there is nothing to show. Gives the address
+    /// that typed addresses show, if it came by.
+    #[inline]
+    pub(crate) fn write(
+        &self,
+        client: &Client,
+        mut write: impl FnMut(&HeaderName, Option<HeaderValue>),
+    ) -> Option<IpAddr> {
+        let mut typed = None;
+        for (place, entry) in self.inner.views.iter().enumerate() {
+            if let Some(name) = entry.view.header_name() {
+                let shown = client.shown(entry);
+                if self.inner.typed == Some(place) {
+                    typed = shown.address();
+                }
+                write(name, entry.form.text(shown));
+            }
+        }
+        typed
+    }
+
+    /// The headers that the policy sets.
+    #[inline]
+    pub(crate) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.views().filter_map(View::header_name)
+    }
+
+    /// What stands in typed addresses; nothing if it is withheld.
+    #[inline]
+    pub(crate) fn typed(&self, client: &Client) -> Option<IpAddr> {
+        let entry = &self.inner.views[self.inner.typed?];
+        client.shown(entry).address()
+    }
+}
+
+impl Inner {
+    fn add(&mut self, scope: &Scope, view: &View) -> Result<(), Problem> {
+        let name = view.name();
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if !(1..=View::LONGEST_NAME).contains(&name.len()) || !name.bytes().all(fits) {
+            return Err(Problem::Name);
+        }
+        if self.views.iter().any(|other| other.view.name() == name) {
+            return Err(Problem::NameTwice);
+        }
+        let form = match view.header_name() {
+            Some(header) if self.views.iter().any(|other| other.view.header_name() == Some(header)) => {
+                return Err(Problem::HeaderTwice);
+            }
+            Some(header) => Form::of(header, view.method())?,
+            None => Form::Text,
+        };
+        if view.window_length().is_some_and(|window| window.as_secs() == 0 || window.subsec_nanos() != 0) {
+            return Err(Problem::Window);
+        }
+        match view.method() {
+            Method::Network(keep) => {
+                if keep.v4 > Keep::FINEST.v4 || keep.v6 > Keep::FINEST.v6 {
+                    return Err(Problem::TooFine);
+                }
+                let finest = self.keep.unwrap_or(keep);
+                self.keep = Some(Keep { v4: finest.v4.max(keep.v4), v6: finest.v6.max(keep.v6) });
+            }
+            Method::Limit => self.limits = true,
+            Method::Pseudonym(shape) => {
+                if self.typed.is_none() && shape != crate::pseudonym::Shape::Token {
+                    self.typed = Some(self.views.len());
+                }
+            }
+        }
+        // Networks and limit keys have no scope.
+        let meaning = match view.method() {
+            Method::Pseudonym(_) => view.own_scope().unwrap_or(scope).register(&mut self.hosts, &mut self.session)?,
+            Method::Network(_) | Method::Limit => Meaning::Unscoped,
+        };
+        self.views.push(Entry { view: view.clone(), meaning, form });
+        Ok(())
+    }
+
+    fn host(&self, host: Host) -> &str {
+        self.hosts.as_ref().map_or("", |hosts| hosts.name(host))
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.views()).finish()
+    }
+}
+
+/// A policy that can't be had, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyError {
+    view: String,
+    problem: Problem,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Problem {
+    Name,
+    NameTwice,
+    HeaderTwice,
+    HeaderNotOurs,
+    HeaderTakesAddress,
+    LimitInHeader,
+    TooFine,
+    Window,
+    NoHosts,
+    BadHost,
+    HostsDiffer,
+    NoCredentials,
+    SessionsDiffer,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.problem {
+            Problem::Name => "has an unusable name (expected 1 to 32 of a-z, 0-9, - and _)",
+            Problem::NameTwice => "has the name of another view",
+            Problem::HeaderTwice => "writes the header of another view",
+            Problem::HeaderNotOurs => {
+                "writes a header that is not about the client (expected one that no protocol or login needs)"
+            }
+            Problem::HeaderTakesAddress => {
+                "writes a token into a header that takes an address (expected View::address)"
+            }
+            Problem::LimitInHeader => "writes a limit key into a header (limit keys can't be shown)",
+            Problem::TooFine => "keeps too many bits of the address (expected at most 24 of IPv4 and 48 of IPv6)",
+            Problem::Window => "has an unusable window (expected whole seconds, at least one)",
+            Problem::NoHosts => "has a scope per host without hosts",
+            Problem::BadHost => {
+                "has a scope with an unusable host (expected a name such as example.com, without a port)"
+            }
+            Problem::HostsDiffer => "has other hosts than another view (expected one list of hosts in a policy)",
+            Problem::NoCredentials => "has a scope per session without the name of a cookie",
+            Problem::SessionsDiffer => {
+                "has other sessions than another view (expected one kind of session in a policy)"
+            }
+        };
+        write!(f, "view {:?} {what}", self.view)
+    }
+}
+
+impl std::error::Error for PolicyError {}

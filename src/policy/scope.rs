@@ -1,0 +1,275 @@
+//! What a pseudonym may be compared within, and how a request says it.
+
+use http::{HeaderMap, Uri, header};
+
+use super::Problem;
+use crate::pseudonym::{Credential, Handle};
+
+/// What a pseudonym may be compared within. See the [module](super) for which to choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Unscoped,
+    Host(Vec<String>),
+    Session(Session),
+}
+
+impl Scope {
+    /// Everything: equal for everybody behind one address, for as long as the rows exist. Never next to an account.
+    #[must_use]
+    pub fn unscoped() -> Self {
+        Self(Kind::Unscoped)
+    }
+
+    /// One of these hosts, by exact name. A request for any other gets a fresh random pseudonym: what a client
+    /// sends as `Host` must not choose its scope.
+    #[must_use]
+    pub fn per_host<T: Into<String>>(hosts: impl IntoIterator<Item = T>) -> Self {
+        Self(Kind::Host(hosts.into_iter().map(Into::into).collect()))
+    }
+
+    /// A session: equal for one login at one address. A request without a session gets a fresh random pseudonym, as RFC
+    /// 7239, 8.3, recommends.
+    #[must_use]
+    pub fn per_session(session: Session) -> Self {
+        Self(Kind::Session(session))
+    }
+
+    /// Notes what a request has to be asked for, once for all views.
+    pub(super) fn register(
+        &self,
+        hosts: &mut Option<Hosts>,
+        session: &mut Option<Session>,
+    ) -> Result<Meaning, Problem> {
+        match &self.0 {
+            Kind::Unscoped => Ok(Meaning::Unscoped),
+            Kind::Host(names) => {
+                Hosts::register(names, hosts)?;
+                Ok(Meaning::Host)
+            }
+            Kind::Session(new) => {
+                if new.cookies.iter().any(String::is_empty) || (new.cookies.is_empty() && !new.authorization) {
+                    return Err(Problem::NoCredentials);
+                }
+                if let Some(names) = &new.anonymous_hosts {
+                    Hosts::register(names, hosts)?;
+                }
+                match session {
+                    Some(session) if session != new => return Err(Problem::SessionsDiffer),
+                    session => *session = Some(new.clone()),
+                }
+                Ok(match new.anonymous_hosts {
+                    Some(_) => Meaning::SessionOrHost,
+                    None => Meaning::Session,
+                })
+            }
+        }
+    }
+}
+
+/// What identifies a session in a request: the values are hashed, and never kept.
+///
+/// They identify it to us, and prove nothing: a client can send what it likes, and so have as many pseudonyms as it
+/// likes. That is what [`LimitKey`](crate::LimitKey)s are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    cookies: Vec<String>,
+    authorization: bool,
+    anonymous_hosts: Option<Vec<String>>,
+}
+
+impl Session {
+    /// A cookie of this name, if it is not empty.
+    #[must_use]
+    pub fn cookie(name: impl Into<String>) -> Self {
+        Self { cookies: vec![name.into()], authorization: false, anonymous_hosts: None }
+    }
+
+    /// The `Authorization` header.
+    #[must_use]
+    pub fn authorization() -> Self {
+        Self { cookies: Vec::new(), authorization: true, anonymous_hosts: None }
+    }
+
+    /// This cookie, too: the session is all that are there, together.
+    #[must_use]
+    pub fn or_cookie(mut self, name: impl Into<String>) -> Self {
+        self.cookies.push(name.into());
+        self
+    }
+
+    /// The `Authorization` header, too.
+    #[must_use]
+    pub fn or_authorization(mut self) -> Self {
+        self.authorization = true;
+        self
+    }
+
+    /// Visitors without a session share a pseudonym per host, instead of a fresh one for each request: for counting
+    /// them. Such pseudonyms are equal for everybody behind one address, so they must never stand next to an account.
+    #[must_use]
+    pub fn anonymous_per_host<T: Into<String>>(mut self, hosts: impl IntoIterator<Item = T>) -> Self {
+        self.anonymous_hosts = Some(hosts.into_iter().map(Into::into).collect());
+        self
+    }
+
+    pub(super) fn of(&self, handle: &Handle, headers: &HeaderMap) -> Option<[u8; 32]> {
+        let cookies = self.cookies.iter().filter_map(|name| {
+            let value = cookie(headers, name)?;
+            Some(Credential::Cookie(name, value))
+        });
+        let authorization = headers
+            .get_all(header::AUTHORIZATION)
+            .into_iter()
+            .filter(|value| self.authorization && !value.is_empty())
+            .map(|value| Credential::Authorization(value.as_bytes()));
+        handle.session(cookies.chain(authorization))
+    }
+}
+
+/// The first cookie of this name, if it has a value.
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    headers
+        .get_all(header::COOKIE)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'))
+        .find_map(|pair| {
+            let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
+            let value = rest.trim_ascii_start().strip_prefix(b"=")?;
+            Some(value.trim_ascii())
+        })
+        // All who have an empty one would be in one session.
+        .filter(|value| !value.is_empty())
+}
+
+/// A scope without its details, which are the same for all views of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Unscoped,
+    Host,
+    Session,
+    SessionOrHost,
+}
+
+/// The hosts that there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hosts(Vec<String>);
+
+/// One of them.
+#[derive(Clone, Copy)]
+pub(super) struct Host(usize);
+
+impl Hosts {
+    fn register(names: &[String], hosts: &mut Option<Self>) -> Result<(), Problem> {
+        if names.is_empty() {
+            return Err(Problem::NoHosts);
+        }
+        let mut new: Vec<_> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        if new.iter().any(|name| !is_host(name)) {
+            return Err(Problem::BadHost);
+        }
+        new.sort_unstable();
+        match hosts {
+            Some(hosts) if hosts.0 != new => Err(Problem::HostsDiffer),
+            hosts => {
+                *hosts = Some(Self(new));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn of(&self, uri: &Uri, headers: &HeaderMap) -> Option<Host> {
+        // RFC 9112, 3.2.2: an absolute target overrides Host.
+        let host = match uri.host() {
+            Some(host) => host.as_bytes(),
+            None => {
+                let mut hosts = headers.get_all(header::HOST).into_iter();
+                let host = hosts.next().filter(|_| hosts.next().is_none())?;
+                without_port(host.as_bytes())
+            }
+        };
+        let host = host.strip_suffix(b".").unwrap_or(host);
+        let place = self.0.iter().position(|name| name.as_bytes().eq_ignore_ascii_case(host))?;
+        Some(Host(place))
+    }
+
+    pub(super) fn name(&self, host: Host) -> &str {
+        &self.0[host.0]
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    let bracketed = name.starts_with('[') && name.ends_with(']');
+    !name.is_empty()
+        && !name.ends_with('.')
+        && name.bytes().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') || (bracketed && b"[]:".contains(&byte))
+        })
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|&byte| byte == b':') {
+        Some(colon) if host[colon + 1..].iter().all(u8::is_ascii_digit) => &host[..colon],
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn a_cookie_is_found_by_its_whole_name() {
+        for (line, value) in [
+            ("sid=abc", Some("abc")),
+            ("a=b; sid=abc; c=d", Some("abc")),
+            ("a=b;sid = abc", Some("abc")),
+            ("sid=a=b", Some("a=b")),
+            ("xsid=abc", None),
+            ("sidx=abc", None),
+            ("sid=", None),
+            ("sid", None),
+            ("SID=abc", None),
+            (";;;", None),
+        ] {
+            let headers = headers(&[("cookie", line)]);
+            assert_eq!(cookie(&headers, "sid"), value.map(str::as_bytes), "{line}");
+        }
+        let headers = headers(&[("cookie", "a=b"), ("cookie", "sid=abc")]);
+        assert_eq!(cookie(&headers, "sid"), Some(&b"abc"[..]));
+    }
+
+    #[test]
+    fn a_host_is_one_of_the_list_or_nothing() {
+        let mut hosts = None;
+        Hosts::register(&["Example.com".into(), "[2001:db8::1]".into()], &mut hosts).unwrap();
+        let hosts = hosts.unwrap();
+        for (uri, host, found) in [
+            ("/", "example.com", Some("example.com")),
+            ("/", "EXAMPLE.com:8080", Some("example.com")),
+            ("/", "example.com.", Some("example.com")),
+            ("/", "[2001:db8::1]:443", Some("[2001:db8::1]")),
+            ("/", "evil.example", None),
+            ("/", "example.com.evil.example", None),
+            ("http://example.com/", "evil.example", Some("example.com")),
+            ("http://evil.example/", "example.com", None),
+        ] {
+            let headers = headers(&[("host", host)]);
+            let result = hosts.of(&uri.parse().unwrap(), &headers).map(|host| hosts.name(host));
+            assert_eq!(result, found, "{uri} {host}");
+        }
+        let twice = headers(&[("host", "example.com"), ("host", "evil.example")]);
+        assert!(hosts.of(&Uri::from_static("/"), &twice).is_none());
+    }
+}

@@ -1,0 +1,258 @@
+//! A purpose, and what it sees of a client.
+
+use std::{net::IpAddr, time::Duration};
+
+use http::{HeaderName, HeaderValue, header};
+use ipnet::IpNet;
+
+use super::{Problem, scope::Scope};
+use crate::{
+    addr::Keep,
+    headers,
+    pseudonym::{Pseudonym, Shape, Text},
+};
+
+/// A named purpose, and what it sees of a client.
+///
+/// The name is part of the hash: a view that is renamed has other pseudonyms.
+#[derive(Clone, Debug)]
+pub struct View {
+    name: String,
+    method: Method,
+    header: Option<HeaderName>,
+    scope: Option<Scope>,
+    window: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Pseudonym(Shape),
+    Network(Keep),
+    Limit,
+}
+
+impl View {
+    pub(super) const LONGEST_NAME: usize = 32;
+
+    /// Sees a pseudonym in the shape of an IPv6 address that is nobody's, in `2001:20::/28` (RFC 7343): what
+    /// `X-Forwarded-For`, typed addresses and database columns for addresses accept. 100 bits.
+    #[must_use]
+    pub fn address(name: impl Into<String>) -> Self {
+        Self::new(name, Method::Pseudonym(Shape::Address))
+    }
+
+    /// Sees a pseudonym in the shape of an RFC 7239 obfuscated identifier: `_` and 26 letters and digits. For
+    /// `Forwarded`, logs and analytics. 128 bits.
+    #[must_use]
+    pub fn token(name: impl Into<String>) -> Self {
+        Self::new(name, Method::Pseudonym(Shape::Token))
+    }
+
+    /// Sees a pseudonym in the shape of an IPv4 address in `240.0.0.0/4`: for consumers that know no IPv6. 28 bits, so
+    /// that clients collide: with 20,000 of them, some pair more likely than not.
+    #[must_use]
+    pub fn address_v4(name: impl Into<String>) -> Self {
+        Self::new(name, Method::Pseudonym(Shape::AddressV4))
+    }
+
+    /// Sees the client's network: the first 24 bits of IPv4, 48 of IPv6.
+    ///
+    /// Weaker than a pseudonym: it says roughly where the client is, it is the same for all its neighbors, and no
+    /// destroyed key ever takes that back.
+    #[must_use]
+    pub fn network(name: impl Into<String>) -> Self {
+        Self::new(name, Method::Network(Keep::FINEST))
+    }
+
+    /// Counts a client's requests, and sees nothing of it: a [`LimitKey`](crate::LimitKey), the same in all sessions.
+    /// Its window is 10 minutes unless [set](Self::window). All of an IPv6 /56 is one client.
+    #[must_use]
+    pub fn limit(name: impl Into<String>) -> Self {
+        Self::new(name, Method::Limit).window(Duration::from_secs(600))
+    }
+
+    fn new(name: impl Into<String>, method: Method) -> Self {
+        Self { name: name.into(), method, header: None, scope: None, window: None }
+    }
+
+    /// Is told to the application in this request header, too, in the form that the header takes: RFC 7239's in
+    /// `Forwarded`, with a port of 0 in `CloudFront-Viewer-Address`, a network without its width in headers for
+    /// addresses. If the client is withheld, `Forwarded` says `for=unknown`, and other headers are absent.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName) -> Self {
+        self.header = Some(name);
+        self
+    }
+
+    /// Has another scope than the policy. Networks and limits have none.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// Changes its pseudonyms after this time, counted from 1970-01-01 00:00 UTC, though the key is still the same. The
+    /// end of the epoch changes them in any case.
+    #[must_use]
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// Keeps this many bits of IPv4 and IPv6 addresses, if the view sees a network. At most 24 and 48.
+    #[must_use]
+    pub fn keep(mut self, v4: u8, v6: u8) -> Self {
+        if let Method::Network(keep) = &mut self.method {
+            *keep = Keep { v4, v6 };
+        }
+        self
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The header that it is told in.
+    #[must_use]
+    pub fn header_name(&self) -> Option<&HeaderName> {
+        self.header.as_ref()
+    }
+
+    pub(super) fn method(&self) -> Method {
+        self.method
+    }
+
+    pub(super) fn own_scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+
+    pub(super) fn window_length(&self) -> Option<Duration> {
+        self.window
+    }
+
+    /// The number of the window at a time since 1970; 0 without windows.
+    #[inline]
+    pub(super) fn window_at(&self, seconds: u64) -> u64 {
+        match self.window {
+            Some(window) => seconds / window.as_secs().max(1),
+            None => 0,
+        }
+    }
+}
+
+/// What a view shows of one client.
+#[derive(Clone, Copy)]
+pub(super) enum Shown {
+    Pseudonym(Pseudonym),
+    Network(IpNet),
+    Nothing,
+}
+
+impl Shown {
+    #[inline]
+    pub(super) fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Pseudonym(pseudonym) => pseudonym.address(),
+            Self::Network(network) => Some(network.addr()),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// The form of a header's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// RFC 7239.
+    Forwarded,
+    /// An address, as in `X-Forwarded-For`.
+    Address,
+    /// An address and a port, as in `CloudFront-Viewer-Address`.
+    AddressAndPort,
+    /// As it prints.
+    Text,
+}
+
+impl Form {
+    pub(super) fn of(name: &HeaderName, method: Method) -> Result<Self, Problem> {
+        const NOT_OURS: [HeaderName; 17] = [
+            header::HOST,
+            header::CONNECTION,
+            header::CONTENT_LENGTH,
+            header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
+            header::TRANSFER_ENCODING,
+            header::TRAILER,
+            header::TE,
+            header::UPGRADE,
+            header::EXPECT,
+            header::COOKIE,
+            header::AUTHORIZATION,
+            header::PROXY_AUTHORIZATION,
+            header::ORIGIN,
+            header::RANGE,
+            header::ACCEPT,
+            header::ACCEPT_ENCODING,
+        ];
+        if method == Method::Limit {
+            return Err(Problem::LimitInHeader);
+        }
+        if NOT_OURS.contains(name) {
+            return Err(Problem::HeaderNotOurs);
+        }
+        let form = match name.as_str() {
+            "forwarded" => Self::Forwarded,
+            "cloudfront-viewer-address" => Self::AddressAndPort,
+            name if headers::takes_address(name) => Self::Address,
+            _ => Self::Text,
+        };
+        // A token there makes many a framework answer 500, or take the peer instead.
+        if matches!(form, Self::Address | Self::AddressAndPort) && method == Method::Pseudonym(Shape::Token) {
+            return Err(Problem::HeaderTakesAddress);
+        }
+        Ok(form)
+    }
+
+    #[inline]
+    pub(super) fn text(self, shown: Shown) -> Option<HeaderValue> {
+        let text = match (self, shown) {
+            (Self::Forwarded, shown) => forwarded(shown),
+            (_, Shown::Nothing | Shown::Pseudonym(Pseudonym::Withheld)) => return None,
+            (Self::AddressAndPort, shown) => {
+                let mut text = plain(shown.address()?);
+                text.extend(b":0");
+                text
+            }
+            (Self::Address, shown) => plain(shown.address()?),
+            (Self::Text, Shown::Pseudonym(pseudonym)) => pseudonym.text(),
+            (Self::Text, Shown::Network(network)) => {
+                return HeaderValue::try_from(network.to_string()).ok();
+            }
+        };
+        HeaderValue::from_bytes(text.as_bytes()).ok()
+    }
+}
+
+fn plain(address: IpAddr) -> Text {
+    match address {
+        IpAddr::V4(address) => Text::ipv4(address),
+        IpAddr::V6(address) => Text::ipv6(address),
+    }
+}
+
+// RFC 7239, 6: an IPv6 address is in brackets, and what has brackets or colons is quoted.
+fn forwarded(shown: Shown) -> Text {
+    let mut text = Text::of(b"for=");
+    match (shown.address(), shown) {
+        (Some(IpAddr::V4(address)), _) => text.push_ipv4(address),
+        (Some(IpAddr::V6(address)), _) => {
+            text.extend(b"\"[");
+            text.push_ipv6(address);
+            text.extend(b"]\"");
+        }
+        (None, Shown::Pseudonym(pseudonym)) => text.extend(pseudonym.text().as_bytes()),
+        (None, _) => text.extend(b"unknown"),
+    }
+    text
+}

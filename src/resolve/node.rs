@@ -1,0 +1,323 @@
+//! What one hop calls the hop before it: an address, or something else.
+
+use crate::addr::Canonical;
+
+/// What an element of a forwarding header says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Node {
+    Address(Canonical),
+    /// `unknown`, an obfuscated identifier, or nothing: somebody who knew does not say.
+    Hidden,
+    Malformed,
+}
+
+impl Node {
+    /// Reads `203.0.113.7`, `203.0.113.7:80`, `2001:db8::1`, `fe80::1%eth0`, `[2001:db8::1]`, `[2001:db8::1]:80`,
+    /// `unknown`, `_hidden`. Ports and zones are dropped.
+    #[inline]
+    pub(crate) fn parse(text: &[u8]) -> Self {
+        match text {
+            [b'[', rest @ ..] => Self::bracketed(rest),
+            [b'_', rest @ ..] => Self::hidden(rest),
+            text => match parse_v4(text) {
+                Some((octets, [])) => Self::address(Canonical::V4(octets)),
+                Some((octets, [b':', port @ ..])) if is_port(port) => Self::address(Canonical::V4(octets)),
+                Some(_) => Self::Malformed,
+                None => Self::not_v4(text),
+            },
+        }
+    }
+
+    /// Reads `203.0.113.7:80`, `2001:db8::1:80` and `[2001:db8::1]:80`: what follows the last colon is the port, as
+    /// in `CloudFront-Viewer-Address`.
+    pub(crate) fn parse_with_port(text: &[u8]) -> Self {
+        let Some(colon) = text.iter().rposition(|&byte| byte == b':') else {
+            return Self::Malformed;
+        };
+        if !is_port(&text[colon + 1..]) {
+            return Self::Malformed;
+        }
+        Self::parse(&text[..colon])
+    }
+
+    fn not_v4(text: &[u8]) -> Self {
+        if let Some(octets) = parse_v6(without_zone(text)) {
+            Self::address(Canonical::v6(octets))
+        } else if text.eq_ignore_ascii_case(b"unknown") {
+            Self::Hidden
+        } else if let Some(colon) = text.iter().position(|&byte| byte == b':')
+            && text[..colon].eq_ignore_ascii_case(b"unknown")
+            && is_port(&text[colon + 1..])
+        {
+            Self::Hidden
+        } else {
+            Self::Malformed
+        }
+    }
+
+    fn bracketed(text: &[u8]) -> Self {
+        let Some(end) = text.iter().position(|&byte| byte == b']') else {
+            return Self::Malformed;
+        };
+        let port_fits = match &text[end + 1..] {
+            [] => true,
+            [b':', port @ ..] => is_port(port),
+            _ => false,
+        };
+        match parse_v6(without_zone(&text[..end])) {
+            Some(octets) if port_fits => Self::address(Canonical::v6(octets)),
+            _ => Self::Malformed,
+        }
+    }
+
+    // RFC 7239, 6.3: "_" 1*( ALPHA / DIGIT / "." / "_" / "-" ), and maybe a port.
+    fn hidden(text: &[u8]) -> Self {
+        let (name, port) = match text.iter().position(|&byte| byte == b':') {
+            Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
+            None => (text, None),
+        };
+        if !name.is_empty() && name.iter().all(|&byte| is_obfuscated(byte)) && port.is_none_or(is_port) {
+            Self::Hidden
+        } else {
+            Self::Malformed
+        }
+    }
+
+    #[inline]
+    fn address(address: Canonical) -> Self {
+        address.usable().map_or(Self::Malformed, Self::Address)
+    }
+}
+
+// RFC 7239, 6: node-port = 1*5DIGIT, or an obfuscated one.
+fn is_port(text: &[u8]) -> bool {
+    match text {
+        [b'_', rest @ ..] => !rest.is_empty() && rest.iter().all(|&byte| is_obfuscated(byte)),
+        digits => matches!(digits.len(), 1..=5) && digits.iter().all(u8::is_ascii_digit),
+    }
+}
+
+fn is_obfuscated(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+// RFC 4007, 11: "%" and a name; which link it is means nothing elsewhere.
+fn without_zone(text: &[u8]) -> &[u8] {
+    match text.iter().position(|&byte| byte == b'%') {
+        Some(percent) if percent + 1 < text.len() => &text[..percent],
+        _ => text,
+    }
+}
+
+/// Four decimal octets without leading zeros, and what follows them.
+#[inline]
+fn parse_v4(text: &[u8]) -> Option<([u8; 4], &[u8])> {
+    let mut octets = [0; 4];
+    let mut rest = text;
+    for (place, octet) in octets.iter_mut().enumerate() {
+        if place > 0 {
+            let [b'.', after @ ..] = rest else { return None };
+            rest = after;
+        }
+        (*octet, rest) = parse_octet(rest)?;
+    }
+    Some((octets, rest))
+}
+
+#[inline]
+fn parse_octet(text: &[u8]) -> Option<(u8, &[u8])> {
+    let [first @ b'0'..=b'9', rest @ ..] = text else {
+        return None;
+    };
+    let mut value = u32::from(first - b'0');
+    let mut rest = rest;
+    let mut digits = 1;
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        // "010" is 10 to some and 8 to others.
+        if value == 0 || digits == 3 {
+            return None;
+        }
+        value = value * 10 + u32::from(digit - b'0');
+        digits += 1;
+        rest = after;
+    }
+    Some((u8::try_from(value).ok()?, rest))
+}
+
+/// A whole IPv6 address in any of its spellings (RFC 4291, 2.2).
+fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
+    let mut groups = [0_u16; 8];
+    let mut count = 0;
+    // Where "::" stands.
+    let mut gap = None;
+    let mut rest = text;
+    if let [b':', b':', after @ ..] = rest {
+        gap = Some(0);
+        rest = after;
+    }
+    while !rest.is_empty() {
+        if count == 8 {
+            return None;
+        }
+        let digits = rest.iter().take(5).take_while(|byte| byte.is_ascii_hexdigit()).count();
+        if !(1..=4).contains(&digits) {
+            return None;
+        }
+        if rest.get(digits) == Some(&b'.') {
+            // The last 32 bits in dots.
+            let (octets, after) = parse_v4(rest)?;
+            if !after.is_empty() || count > 6 {
+                return None;
+            }
+            groups[count] = u16::from_be_bytes([octets[0], octets[1]]);
+            groups[count + 1] = u16::from_be_bytes([octets[2], octets[3]]);
+            count += 2;
+            break;
+        }
+        groups[count] = rest[..digits].iter().fold(0, |group, &digit| {
+            let value = match digit {
+                b'0'..=b'9' => digit - b'0',
+                _ => (digit | 0x20) - b'a' + 10,
+            };
+            group << 4 | u16::from(value)
+        });
+        count += 1;
+        match &rest[digits..] {
+            [] => break,
+            [b':', b':', after @ ..] if gap.is_none() => {
+                gap = Some(count);
+                rest = after;
+            }
+            // A single colon has to be followed by something.
+            [b':', after @ ..] if !after.is_empty() && after[0] != b':' => rest = after,
+            _ => return None,
+        }
+    }
+    match gap {
+        Some(gap) if count < 8 => {
+            groups.copy_within(gap..count, 8 - (count - gap));
+            groups[gap..8 - (count - gap)].fill(0);
+        }
+        None if count == 8 => {}
+        _ => return None,
+    }
+    let mut octets = [0; 16];
+    for (pair, group) in octets.chunks_exact_mut(2).zip(groups) {
+        pair.copy_from_slice(&group.to_be_bytes());
+    }
+    Some(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn address(text: &str) -> Node {
+        Node::Address(Canonical::from(text.parse::<IpAddr>().unwrap()))
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_standard_library_parses_is_parsed_alike(text in "[0-9a-f:.]{0,40}") {
+            prop_assert_eq!(parse_v6(text.as_bytes()), text.parse::<Ipv6Addr>().ok().map(|a| a.octets()));
+            let v4 = parse_v4(text.as_bytes()).filter(|(_, rest)| rest.is_empty()).map(|(octets, _)| octets);
+            prop_assert_eq!(v4, text.parse::<Ipv4Addr>().ok().map(|a| a.octets()));
+        }
+
+        #[test]
+        fn what_nearly_is_an_address_is_parsed_as_the_standard_library_does(
+            groups in proptest::collection::vec("[0-9A-Fa-f]{0,5}", 1..10),
+            tail in prop_oneof![Just(String::new()), "[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}"],
+        ) {
+            let text = format!("{}{tail}", groups.join(":"));
+            prop_assert_eq!(parse_v6(text.as_bytes()), text.parse::<Ipv6Addr>().ok().map(|a| a.octets()), "{}", text);
+        }
+
+        #[test]
+        fn what_is_printed_is_parsed(bits: u128, mask: u128) {
+            for bits in [bits, bits & mask, bits & mask & (mask >> 64)] {
+                let ip = Ipv6Addr::from_bits(bits);
+                prop_assert_eq!(parse_v6(ip.to_string().as_bytes()), Some(ip.octets()));
+            }
+        }
+
+        #[test]
+        fn nothing_panics(text: Vec<u8>) {
+            Node::parse(&text);
+            Node::parse_with_port(&text);
+        }
+    }
+
+    #[test]
+    fn nodes() {
+        let v4 = address("203.0.113.7");
+        let v6 = address("2001:db8::1");
+        for (text, node) in [
+            ("203.0.113.7", v4),
+            ("203.0.113.7:80", v4),
+            ("203.0.113.7:_port", v4),
+            ("2001:db8::1", v6),
+            ("2001:DB8::1", v6),
+            ("2001:db8::1%eth0", v6),
+            ("[2001:db8::1]", v6),
+            ("[2001:db8::1]:65535", v6),
+            ("[2001:db8::1%25eth0]:80", v6),
+            ("::ffff:203.0.113.7", v4),
+            ("::ffff:cb00:7107", v4),
+            ("64:ff9b::cb00:7107", v4),
+            ("unknown", Node::Hidden),
+            ("UNKNOWN:80", Node::Hidden),
+            ("_secret", Node::Hidden),
+            ("_a-b.c:_p", Node::Hidden),
+        ] {
+            assert!(Node::parse(text.as_bytes()) == node, "{text}");
+        }
+        for text in [
+            "",
+            "_",
+            "_ä",
+            "host",
+            "0.0.0.0",
+            "::",
+            "[::]",
+            "010.0.0.1",
+            "1.2.3",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "1.2.3.4/24",
+            "1.2.3.4:",
+            "1.2.3.4:123456",
+            "1.2.3.4:8o",
+            "1.2.3.4%1",
+            "[1.2.3.4]",
+            "[::1",
+            "::1]",
+            "[::1]80",
+            "[::1]:",
+            "1::2::3",
+            ":1",
+            "1:",
+            "1:2:3:4:5:6:7:8:9",
+            "\"1.2.3.4\"",
+            " 1.2.3.4",
+            "2001:db8::1%",
+        ] {
+            assert!(Node::parse(text.as_bytes()) == Node::Malformed, "{text}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_always_have_a_port() {
+        let v6 = address("2001:db8::1");
+        assert!(Node::parse_with_port(b"2001:db8::1:443") == v6);
+        assert!(Node::parse_with_port(b"[2001:db8::1]:443") == v6);
+        assert!(Node::parse_with_port(b"203.0.113.7:443") == address("203.0.113.7"));
+        assert!(Node::parse_with_port(b"203.0.113.7") == Node::Malformed);
+        assert!(Node::parse_with_port(b"2001:db8::") == Node::Malformed);
+    }
+}
