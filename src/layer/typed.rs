@@ -46,19 +46,22 @@ pub(super) fn take(extensions: &mut Extensions, peer_from: Option<TakePeer>) -> 
 }
 
 impl Typed {
+    fn any(&self) -> bool {
+        #[cfg(feature = "axum")]
+        if self.axum.any() {
+            return true;
+        }
+        #[cfg(feature = "tonic")]
+        if self.tonic.any() {
+            return true;
+        }
+        self.socket
+    }
+
     /// Writes `shown` over every address that was found, with port 0.
     #[inline]
     pub(super) fn put_back(self, extensions: &mut Extensions, shown: impl FnOnce() -> Option<IpAddr>) {
-        let mut any = self.socket;
-        #[cfg(feature = "axum")]
-        {
-            any |= self.axum.any();
-        }
-        #[cfg(feature = "tonic")]
-        {
-            any |= self.tonic.any();
-        }
-        if !any {
+        if !self.any() {
             return;
         }
         // The unspecified address is nobody's: extractors that insist on one go on working.
