@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What a header gives away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +116,7 @@ impl Strip {
     pub fn also(mut self, glob: &str) -> Result<Self, StripError> {
         let glob = Glob::parse(glob)?;
         match glob.0.as_slice() {
-            [name] => self.names.insert(name),
+            [name] if Names::can_hold(name) => self.names.insert(name),
             _ => self.globs.push(glob),
         }
         Ok(self)
@@ -140,35 +140,46 @@ impl Strip {
     /// Removes them: from a request's headers, or from its trailers, which come with the body and have to be brought
     /// here from there.
     pub fn strip(&self, headers: &mut HeaderMap) {
-        self.strip_except(headers, |_| false);
+        let doomed = self.find(headers, None, |_| false).doomed;
+        self.remove(doomed, headers, |_| false);
     }
 
-    /// Removes them, except those that are about to be written over.
+    /// Looks through the headers once: what is to be removed, except those that are about to be written over, and the
+    /// value of `source`, which has to be one of the names.
     #[inline]
-    pub(crate) fn strip_except(&self, headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
-        // As many as have room here are removed in one go. Nobody sends more, except to cost us time.
-        const ROOM: usize = 8;
-        loop {
-            let mut doomed = [const { None::<HeaderName> }; ROOM];
-            let mut places = doomed.iter_mut();
-            let mut more = false;
-            for name in headers.keys() {
-                if self.removes(name) && !keep(name) {
-                    match places.next() {
-                        Some(place) => *place = Some(name.clone()),
-                        None => {
-                            more = true;
-                            break;
-                        }
-                    }
-                }
+    pub(crate) fn find<'h>(
+        &self,
+        headers: &'h HeaderMap,
+        source: Option<&HeaderName>,
+        keep: impl Fn(&HeaderName) -> bool,
+    ) -> Found<'h> {
+        let mut found = Found { source: None, doomed: Doomed::default() };
+        for (name, value) in headers {
+            if self.names.hash_if_maybe(name.as_str()).is_none() && self.globs.is_empty() {
+                continue;
             }
-            for name in doomed.iter().map_while(Option::as_ref) {
+            // Most often the one header that is read is also the one that is written.
+            if source == Some(name) {
+                found.source = Some(value);
+            }
+            if !keep(name) && self.removes(name) {
+                found.doomed.push(name);
+            }
+        }
+        found
+    }
+
+    #[inline]
+    pub(crate) fn remove(&self, doomed: Doomed, headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
+        let mut doomed = doomed;
+        loop {
+            for name in doomed.names.iter().map_while(Option::as_ref) {
                 headers.remove(name);
             }
-            if !more {
+            if !doomed.more {
                 return;
             }
+            doomed = self.find(headers, None, &keep).doomed;
         }
     }
 
@@ -178,6 +189,15 @@ impl Strip {
     pub fn removes(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
         self.names.contains(name) || (!self.globs.is_empty() && self.globs.iter().any(|glob| glob.fits(&fold(name))))
+    }
+
+    /// This one in any case: the header that the client is read from.
+    pub(crate) fn always(&mut self, name: &HeaderName) {
+        let name = fold(name.as_str());
+        match Names::can_hold(&name) {
+            true => self.names.insert(&name),
+            false => self.globs.push(Glob(vec![name])),
+        }
     }
 
     fn kinds(mut self, removed: impl Fn(Kind) -> bool) -> Self {
@@ -199,6 +219,37 @@ impl Default for Strip {
 impl fmt::Debug for Strip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Strip").field("names", &self.names.sorted.len()).field("globs", &self.globs).finish()
+    }
+}
+
+/// What there was to find in a request's headers.
+pub(crate) struct Found<'h> {
+    /// A value of the source; the last, if there are several.
+    pub(crate) source: Option<&'h HeaderValue>,
+    pub(crate) doomed: Doomed,
+}
+
+/// Names that are to be removed. As many as have room here go at once. Nobody sends more, except to cost us time.
+#[derive(Default)]
+pub(crate) struct Doomed {
+    names: [Option<HeaderName>; 4],
+    count: usize,
+    more: bool,
+}
+
+impl Doomed {
+    #[cold]
+    fn push(&mut self, name: &HeaderName) {
+        if self.names.iter().flatten().any(|doomed| doomed == name) {
+            return;
+        }
+        match self.names.get_mut(self.count) {
+            Some(place) => {
+                *place = Some(name.clone());
+                self.count += 1;
+            }
+            None => self.more = true,
+        }
     }
 }
 
@@ -243,8 +294,10 @@ impl Glob {
     }
 
     fn fits(&self, name: &str) -> bool {
-        let [first, middle @ .., last] = self.0.as_slice() else {
-            return false;
+        let (first, middle, last) = match self.0.as_slice() {
+            [] => return false,
+            [whole] => return name == whole,
+            [first, middle @ .., last] => (first, middle, last),
         };
         let Some(rest) = name.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str())) else {
             return false;
@@ -280,6 +333,10 @@ impl Names {
         Self { filter: [0; 64], sorted: Vec::new() }
     }
 
+    fn can_hold(name: &str) -> bool {
+        !name.starts_with('-') && !name.ends_with('-')
+    }
+
     fn insert(&mut self, name: &str) {
         let hash = Self::hash(name.as_bytes());
         let entry = (hash, name.to_owned());
@@ -294,13 +351,10 @@ impl Names {
         self.sorted.retain(|(_, known)| known != name);
     }
 
-    #[inline]
     fn contains(&self, name: &str) -> bool {
-        let hash = Self::hash(name.as_bytes());
-        self.filter[usize::from(hash / 64)] >> (hash % 64) & 1 == 1 && self.confirms(hash, name)
-    }
-
-    fn confirms(&self, hash: u16, name: &str) -> bool {
+        let Some(hash) = self.hash_if_maybe(name) else {
+            return false;
+        };
         let start = self.sorted.partition_point(|&(known, _)| known < hash);
         self.sorted[start..]
             .iter()
@@ -308,17 +362,21 @@ impl Names {
             .any(|(_, known)| known.len() == name.len() && known.bytes().eq(name.bytes().map(fold_byte)))
     }
 
-    /// Of a name's length and three of its bytes, folded: 12 bits.
+    /// Nothing if the name is surely none of them.
+    #[inline]
+    fn hash_if_maybe(&self, name: &str) -> Option<u16> {
+        let hash = Self::hash(name.as_bytes());
+        let maybe = self.filter[usize::from(hash / 64)] >> (hash % 64) & 1 == 1;
+        maybe.then_some(hash)
+    }
+
+    /// Of a name's length and ends, in 12 bits. Ends are never folded: no name in the set begins or ends with "-".
     #[inline]
     fn hash(name: &[u8]) -> u16 {
-        let [first, .., last] = name else {
+        let (Some(first), Some(last)) = (name.first(), name.last()) else {
             return 0;
         };
-        let middle = name[name.len() / 2];
-        let mixed = u32::from(fold_byte(*first))
-            | u32::from(fold_byte(*last)) << 8
-            | u32::from(fold_byte(middle)) << 16
-            | (name.len() as u32) << 24;
+        let mixed = u32::from(*first) | u32::from(*last) << 8 | (name.len() as u32) << 16;
         (mixed.wrapping_mul(0x9e37_79b1) >> 20) as u16
     }
 }
@@ -529,7 +587,6 @@ const TABLE: &[(&str, Kind, &str)] = &[
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -590,6 +647,7 @@ mod tests {
             ("a*b*c", "a1b2c", "acb"),
             ("a*a", "aba", "a"),
             ("x-exact", "X.Exact", "x-exact-not"),
+            ("x-dash-", "x_dash_", "x-dash"),
         ] {
             let strip = Strip::new().also(glob).unwrap();
             assert!(strip.removes(&name(fitting)), "{glob} {fitting}");

@@ -107,13 +107,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, HeaderMap, Request, Uri, request::Parts};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, request::Parts};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     addr::Peer,
-    headers::Strip,
+    headers::{Doomed, Strip},
     keys::KeyRing,
     policy::{Client, Policy},
     resolve::{Resolver, Withheld},
@@ -143,22 +143,25 @@ impl Anonymizer {
     /// With the default [`Strip`].
     #[must_use]
     pub fn new(resolver: Resolver, policy: Policy, keys: KeyRing) -> Self {
-        Self {
-            edge: Arc::new(Edge {
-                resolver,
-                policy,
-                keys,
-                strip: Strip::new(),
-                peer_from: None,
-                counts: Arc::default(),
-            }),
-        }
+        let edge = Edge {
+            resolver,
+            policy,
+            keys,
+            strip: Strip::new(),
+            peer_from: None,
+            counts: Arc::default(),
+        };
+        Self { edge: Arc::new(edge) }.strip(Strip::new())
     }
 
-    /// Removes other headers than by default.
+    /// Removes other headers than by default. The one that the client is read from is removed in any case.
     #[must_use]
     pub fn strip(mut self, strip: Strip) -> Self {
-        Arc::make_mut(&mut self.edge).strip = strip;
+        let edge = Arc::make_mut(&mut self.edge);
+        edge.strip = strip;
+        if let Some(source) = edge.resolver.source_name() {
+            edge.strip.always(source);
+        }
         self
     }
 
@@ -191,8 +194,8 @@ impl Anonymizer {
     pub fn anonymize_in(&self, uri: &Uri, headers: &mut HeaderMap, extensions: &mut Extensions) {
         let edge = &*self.edge;
         let (peer, typed) = typed::take(extensions, edge.peer_from);
-        let client = edge.client(peer, uri, headers);
-        let shown = edge.write(&client, headers);
+        let (client, doomed) = edge.read(peer, uri, headers);
+        let shown = edge.write(&client, doomed, headers);
         typed.put_back(extensions, || shown.or_else(|| edge.policy.typed(&client)));
         extensions.insert(client);
     }
@@ -218,28 +221,47 @@ impl fmt::Debug for Anonymizer {
 impl Edge {
     /// From here on nobody knows the address.
     #[inline]
-    fn client(&self, peer: Peer, uri: &Uri, headers: &HeaderMap) -> Client {
-        self.resolver
-            .resolve(peer, headers)
+    fn read(&self, peer: Peer, uri: &Uri, headers: &HeaderMap) -> (Client, Doomed) {
+        let source = self.resolver.source_name();
+        let found = self.strip.find(headers, source, |name| self.is_ours(name));
+        let client = self
+            .resolver
+            .resolve_found(peer, headers, found.source)
             .and_then(|address| self.policy.client_of(&address, &self.keys, uri, headers))
             .unwrap_or_else(|why| {
                 self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
                 self.policy.withheld(why)
-            })
+            });
+        (client, found.doomed)
     }
 
     /// Gives what typed addresses show, if that came by.
     #[inline]
-    fn write(&self, client: &Client, headers: &mut HeaderMap) -> Option<IpAddr> {
-        self.strip.strip_except(headers, |name| self.policy.headers().any(|ours| ours == name));
+    fn write(&self, client: &Client, doomed: Doomed, headers: &mut HeaderMap) -> Option<IpAddr> {
+        self.strip.remove(doomed, headers, |name| self.is_ours(name));
         self.policy.write(client, |name, value| match value {
-            Some(value) => {
-                headers.insert(name, value);
-            }
-            None => {
-                headers.remove(name);
-            }
+            Some(value) => set_header(headers, name, value),
+            None => drop(headers.remove(name)),
         })
+    }
+
+    /// Whether the policy writes it, or removes it if there is nothing to write.
+    #[inline]
+    fn is_ours(&self, name: &HeaderName) -> bool {
+        self.policy.headers().any(|ours| ours == name)
+    }
+}
+
+/// Makes `value` the only one of that name.
+#[inline]
+fn set_header(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    // Where no name has several values, there are no others to remove.
+    if headers.len() == headers.keys_len()
+        && let Some(place) = headers.get_mut(name)
+    {
+        *place = value;
+    } else {
+        headers.insert(name, value);
     }
 }
 

@@ -67,7 +67,7 @@ impl Typed {
         // The unspecified address is nobody's: extractors that insist on one go on working.
         let shown = SocketAddr::new(shown().unwrap_or(Ipv6Addr::UNSPECIFIED.into()), 0);
         if self.socket {
-            extensions.insert(shown);
+            set(extensions, shown);
         }
         #[cfg(feature = "axum")]
         self.axum.put_back(extensions, shown);
@@ -77,7 +77,6 @@ impl Typed {
 }
 
 /// Writes over a value in place, which allocates nothing, or adds it.
-#[cfg(any(feature = "axum", feature = "tonic"))]
 pub(super) fn set<T: Clone + Send + Sync + 'static>(extensions: &mut Extensions, value: T) {
     match extensions.get_mut::<T>() {
         Some(place) => *place = value,

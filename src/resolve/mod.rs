@@ -102,7 +102,28 @@ impl Resolver {
     /// [`Withheld`] if that is not known; no other address is ever given instead.
     #[inline]
     pub fn resolve(&self, peer: Peer, headers: &HeaderMap) -> Result<ClientAddr, Withheld> {
-        self.walk(peer, self.believes(peer), headers, &mut ())
+        self.walk(peer, self.believes(peer), Lines::In(headers), &mut ())
+    }
+
+    /// Resolves like [`resolve`](Self::resolve), for whoever has come by the header already.
+    #[inline]
+    pub(crate) fn resolve_found(
+        &self,
+        peer: Peer,
+        headers: &HeaderMap,
+        found: Option<&HeaderValue>,
+    ) -> Result<ClientAddr, Withheld> {
+        // Where no name has several values, it is the only one.
+        let lines = match found {
+            Some(line) if headers.len() == headers.keys_len() => Lines::One(line),
+            _ => Lines::In(headers),
+        };
+        self.walk(peer, self.believes(peer), lines, &mut ())
+    }
+
+    /// The header that is read.
+    pub(crate) fn source_name(&self) -> Option<&HeaderName> {
+        self.source.0.name()
     }
 
     #[inline]
@@ -114,7 +135,7 @@ impl Resolver {
         &self,
         peer: Peer,
         believed: bool,
-        headers: &HeaderMap,
+        lines: Lines<'_>,
         watch: &mut impl Watch,
     ) -> Result<ClientAddr, Withheld> {
         let of_peer = || peer.address().map(ClientAddr::of_peer).ok_or(Withheld::NoPeerAddress);
@@ -130,21 +151,9 @@ impl Resolver {
             furthest: None,
             watch,
         };
-        let mut lines = headers.get_all(name).iter();
-        let client = match &self.source.0 {
-            SourceKind::Peer | SourceKind::List(_) => walk.lines(lines, forwarded::list_from_right, Node::parse),
-            SourceKind::Forwarded => walk.lines(lines, forwarded::elements_from_right, forwarded::parse_element),
-            SourceKind::Single(_) | SourceKind::WithPort(_) => {
-                let line = lines.next();
-                if lines.next().is_some() {
-                    return Err(Withheld::SeveralLines);
-                }
-                let parse = match &self.source.0 {
-                    SourceKind::WithPort(_) => Node::parse_with_port,
-                    _ => Node::parse,
-                };
-                walk.lines(line.into_iter(), |line| [forwarded::trim(line)].into_iter(), parse)
-            }
+        let client = match lines {
+            Lines::One(line) => walk.source(&self.source.0, [line].into_iter()),
+            Lines::In(headers) => walk.source(&self.source.0, headers.get_all(name).iter()),
         }?;
         if let Some(client) = client {
             return Ok(ClientAddr::from_trusted_proxy(client));
@@ -179,7 +188,36 @@ enum Stop<'a> {
     AtUntrusted(Option<&'a TrustedProxies>),
 }
 
+/// The lines of the header that is read: the only one, or wherever they are.
+enum Lines<'h> {
+    One(&'h HeaderValue),
+    In(&'h HeaderMap),
+}
+
 impl<W: Watch> Walk<'_, W> {
+    #[inline]
+    fn source<'h>(
+        &mut self,
+        source: &SourceKind,
+        mut lines: impl DoubleEndedIterator<Item = &'h HeaderValue>,
+    ) -> Result<Option<Canonical>, Withheld> {
+        let parse = match source {
+            SourceKind::Peer | SourceKind::List(_) => {
+                return self.lines(lines, forwarded::list_from_right, Node::parse);
+            }
+            SourceKind::Forwarded => {
+                return self.lines(lines, forwarded::elements_from_right, forwarded::parse_element);
+            }
+            SourceKind::Single(_) => Node::parse,
+            SourceKind::WithPort(_) => Node::parse_with_port,
+        };
+        let line = lines.next();
+        if lines.next().is_some() {
+            return Err(Withheld::SeveralLines);
+        }
+        self.lines(line.into_iter(), |line| [forwarded::trim(line)].into_iter(), parse)
+    }
+
     /// Goes through the hops from the nearest until one is the client; nothing if none is.
     #[inline]
     fn lines<'h, E: Iterator<Item = &'h [u8]>>(
