@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
 /// What a header gives away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,46 +140,45 @@ impl Strip {
     /// Removes them: from a request's headers, or from its trailers, which come with the body and have to be brought
     /// here from there.
     pub fn strip(&self, headers: &mut HeaderMap) {
-        let doomed = self.find(headers, None, |_| false).doomed;
-        self.remove(doomed, headers, |_| false);
+        self.strip_except(headers, |_| false);
     }
 
-    /// Looks through the headers once: what is to be removed, except those that are about to be written over, and the
-    /// value of `source`, which has to be one of the names.
+    /// Looks through the names once: for one that is `ours` to write, and for any other that is to be removed. Ours are
+    /// found if they are among those that would be removed.
     #[inline]
-    pub(crate) fn find<'h>(
-        &self,
-        headers: &'h HeaderMap,
-        source: Option<&HeaderName>,
-        keep: impl Fn(&HeaderName) -> bool,
-    ) -> Found<'h> {
-        let mut found = Found { source: None, doomed: Doomed::default() };
-        for (name, value) in headers {
-            if self.names.hash_if_maybe(name.as_str()).is_none() && self.globs.is_empty() {
-                continue;
-            }
-            // Most often the one header that is read is also the one that is written.
-            if source == Some(name) {
-                found.source = Some(value);
-            }
-            if !keep(name) && self.removes(name) {
-                found.doomed.push(name);
+    pub(crate) fn find(&self, headers: &HeaderMap, ours: impl Fn(&HeaderName) -> bool) -> Found {
+        let mut found = Found { ours: None, strip: false };
+        for (place, name) in headers.keys().enumerate() {
+            if self.names.may_contain(name.as_str()) || !self.globs.is_empty() {
+                if ours(name) {
+                    found.ours = Some(place);
+                } else {
+                    found.strip |= self.removes(name);
+                }
             }
         }
         found
     }
 
-    #[inline]
-    pub(crate) fn remove(&self, doomed: Doomed, headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
-        let mut doomed = doomed;
+    /// Removes them, except those that are about to be written over.
+    #[cold]
+    pub(crate) fn strip_except(&self, headers: &mut HeaderMap, ours: impl Fn(&HeaderName) -> bool) {
+        // As many as have room here are removed in one go. Nobody sends more, except to cost us time.
+        const ROOM: usize = 16;
         loop {
-            for name in doomed.names.iter().map_while(Option::as_ref) {
+            let mut doomed = [const { None::<HeaderName> }; ROOM];
+            let names = headers.keys().filter(|name| self.removes(name) && !ours(name));
+            let mut count = 0;
+            for (place, name) in doomed.iter_mut().zip(names) {
+                *place = Some(name.clone());
+                count += 1;
+            }
+            for name in doomed.iter().flatten() {
                 headers.remove(name);
             }
-            if !doomed.more {
+            if count < ROOM {
                 return;
             }
-            doomed = self.find(headers, None, &keep).doomed;
         }
     }
 
@@ -223,34 +222,11 @@ impl fmt::Debug for Strip {
 }
 
 /// What there was to find in a request's headers.
-pub(crate) struct Found<'h> {
-    /// A value of the source; the last, if there are several.
-    pub(crate) source: Option<&'h HeaderValue>,
-    pub(crate) doomed: Doomed,
-}
-
-/// Names that are to be removed. As many as have room here go at once. Nobody sends more, except to cost us time.
-#[derive(Default)]
-pub(crate) struct Doomed {
-    names: [Option<HeaderName>; 4],
-    count: usize,
-    more: bool,
-}
-
-impl Doomed {
-    #[cold]
-    fn push(&mut self, name: &HeaderName) {
-        if self.names.iter().flatten().any(|doomed| doomed == name) {
-            return;
-        }
-        match self.names.get_mut(self.count) {
-            Some(place) => {
-                *place = Some(name.clone());
-                self.count += 1;
-            }
-            None => self.more = true,
-        }
-    }
+pub(crate) struct Found {
+    /// Where a header of ours is, counted in names.
+    pub(crate) ours: Option<usize>,
+    /// Whether there is anything to remove.
+    pub(crate) strip: bool,
 }
 
 /// Why a header can't be stripped, or can't be kept.
@@ -352,9 +328,10 @@ impl Names {
     }
 
     fn contains(&self, name: &str) -> bool {
-        let Some(hash) = self.hash_if_maybe(name) else {
+        if !self.may_contain(name) {
             return false;
-        };
+        }
+        let hash = Self::hash(name.as_bytes());
         let start = self.sorted.partition_point(|&(known, _)| known < hash);
         self.sorted[start..]
             .iter()
@@ -362,12 +339,11 @@ impl Names {
             .any(|(_, known)| known.len() == name.len() && known.bytes().eq(name.bytes().map(fold_byte)))
     }
 
-    /// Nothing if the name is surely none of them.
+    /// Rarely wrong when it says yes, never when it says no.
     #[inline]
-    fn hash_if_maybe(&self, name: &str) -> Option<u16> {
+    fn may_contain(&self, name: &str) -> bool {
         let hash = Self::hash(name.as_bytes());
-        let maybe = self.filter[usize::from(hash / 64)] >> (hash % 64) & 1 == 1;
-        maybe.then_some(hash)
+        self.filter[usize::from(hash / 64) % self.filter.len()] >> (hash % 64) & 1 == 1
     }
 
     /// Of a name's length and ends, in 12 bits. Ends are never folded: no name in the set begins or ends with "-".
@@ -587,6 +563,7 @@ const TABLE: &[(&str, Kind, &str)] = &[
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

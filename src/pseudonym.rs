@@ -14,7 +14,9 @@
 //! | limit key | limit handle | as for a pseudonym |
 //!
 //! The octets are all four of an IPv4 address (family 4), the first eight of an IPv6 address (6), seven for a limit
-//! handle, or all sixteen of a pseudonym that another edge had made (16). The window is the number of whole windows since 1970, 0
+//! handle, or all sixteen of a pseudonym that another edge had made (16). Handles have 32 bytes, all else the first 16 of
+//! a hash. Scopes are of kind 0, everything; 1, a host, by name; 2, a session, by its hash; 3, a request, by 16 random bytes;
+//! 4, the application's own, by its text. The window is the number of whole windows since 1970, 0
 //! for a view without one. A token shows the first 16 bytes of a pseudonym, an IPv6 address the last 100 bits of
 //! those (for a range of 28 bits), an IPv4 address the last 28 bits of the first 4 bytes.
 
@@ -146,6 +148,10 @@ pub struct LimitKey([u8; 16]);
 
 impl LimitKey {
     pub(crate) const WITHHELD: Self = Self([0; 16]);
+
+    pub(crate) fn new(hash: [u8; 16]) -> Self {
+        Self(hash)
+    }
 }
 
 impl fmt::Debug for LimitKey {
@@ -293,37 +299,14 @@ impl Handle {
             Octets::V6(octets) => (6, octets),
             Octets::Pseudonym(octets) => (16, &octets[..]),
         };
-        let mut input = [0; 18];
-        input[0] = purpose as u8;
-        input[1] = family;
-        input[2..2 + octets.len()].copy_from_slice(octets);
-        key.hash(&input[..2 + octets.len()]).map(Self)
-    }
-
-    /// The pseudonym's first 16 bytes, before they take a shape.
-    #[inline]
-    pub(crate) fn hash(&self, view: &str, scope: ScopeValue<'_>, window: u64) -> [u8; 16] {
-        let (kind, scope) = match scope {
-            ScopeValue::Unscoped => (0, &[][..]),
-            ScopeValue::Host(host) => (1, host.as_bytes()),
-            ScopeValue::Session(session) => (2, &session[..]),
-            ScopeValue::Fresh(random) => (3, &random[..]),
-            ScopeValue::Named(scope) => (4, scope.as_bytes()),
-        };
-        let mut input = Input::new(b'P');
-        // Checked when the policy was made: a view's name has at most 32 bytes.
-        input.push(&[view.len() as u8]);
-        input.push(view.as_bytes());
-        input.push(&[kind]);
-        input.push(&length(scope));
-        input.push(scope);
-        input.push(&window.to_be_bytes());
-        let hash = input.hash(&self.0);
-        *hash.first_chunk().expect("32 bytes hold 16")
+        let mut input = Input::new(purpose as u8);
+        input.push(&[family]);
+        input.push(octets);
+        key.hash(input.as_bytes()).map(Self)
     }
 
     /// The hash of a request's credentials, in the order given.
-    pub(crate) fn session<'a>(&self, credentials: impl Iterator<Item = Credential<'a>>) -> Option<[u8; 32]> {
+    pub(crate) fn session<'a>(&self, credentials: impl Iterator<Item = Credential<'a>>) -> Option<[u8; 16]> {
         let mut input = Input::new(b'S');
         let mut any = false;
         for credential in credentials {
@@ -338,11 +321,56 @@ impl Handle {
                 input.push(part);
             }
         }
-        any.then(|| input.hash(&self.0))
+        any.then(|| *input.hash(&self.0).first_chunk().expect("32 bytes hold 16"))
+    }
+}
+
+/// What a handle is asked in one view: the input of a pseudonym's hash, put together beforehand as far as it can be.
+#[derive(Clone)]
+pub(crate) struct Question {
+    // Up to and with the view's name.
+    view: Input,
+    // All of it, if the pseudonym is unscoped and has no window.
+    unscoped: Option<Input>,
+}
+
+impl Question {
+    pub(crate) fn new(view: &str, has_window: bool) -> Self {
+        let mut input = Input::new(b'P');
+        // Checked when the policy was made: a view's name has at most 32 bytes.
+        input.push(&[view.len() as u8]);
+        input.push(view.as_bytes());
+        let mut new = Self { view: input, unscoped: None };
+        if !has_window {
+            new.unscoped = Some(new.put(ScopeValue::Unscoped, 0));
+        }
+        new
     }
 
-    pub(crate) fn limit_key(&self, view: &str, window: u64) -> LimitKey {
-        LimitKey(self.hash(view, ScopeValue::Unscoped, window))
+    /// The pseudonym's first 16 bytes, before they take a shape.
+    #[inline]
+    pub(crate) fn ask(&self, handle: &Handle, scope: ScopeValue<'_>, window: impl FnOnce() -> u64) -> [u8; 16] {
+        let hash = match (scope, &self.unscoped) {
+            (ScopeValue::Unscoped, Some(input)) => input.hash(&handle.0),
+            _ => self.put(scope, window()).hash(&handle.0),
+        };
+        *hash.first_chunk().expect("32 bytes hold 16")
+    }
+
+    fn put(&self, scope: ScopeValue<'_>, window: u64) -> Input {
+        let (kind, scope) = match scope {
+            ScopeValue::Unscoped => (0, &[][..]),
+            ScopeValue::Host(host) => (1, host.as_bytes()),
+            ScopeValue::Session(session) => (2, &session[..]),
+            ScopeValue::Fresh(random) => (3, &random[..]),
+            ScopeValue::Named(scope) => (4, scope.as_bytes()),
+        };
+        let mut input = self.view.clone();
+        input.push(&[kind]);
+        input.push(&length(scope));
+        input.push(scope);
+        input.push(&window.to_be_bytes());
+        input
     }
 }
 
@@ -363,7 +391,7 @@ fn length(part: &[u8]) -> [u8; 4] {
 pub(crate) enum ScopeValue<'a> {
     Unscoped,
     Host(&'a str),
-    Session(&'a [u8; 32]),
+    Session(&'a [u8; 16]),
     Fresh(&'a [u8; 16]),
     Named(&'a str),
 }
@@ -393,6 +421,7 @@ impl Shape {
 }
 
 /// The input of a hash, put together on the stack as long as it fits into one block of BLAKE3.
+#[derive(Clone)]
 struct Input {
     block: [u8; 64],
     length: usize,
@@ -426,9 +455,17 @@ impl Input {
         self.rest.extend_from_slice(bytes);
     }
 
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self.rest.is_empty() {
+            true => &self.block[..self.length],
+            false => &self.rest,
+        }
+    }
+
+    #[inline]
     fn hash(&self, key: &[u8; 32]) -> [u8; 32] {
-        let input = if self.rest.is_empty() { &self.block[..self.length] } else { &self.rest };
-        *blake3::keyed_hash(key, input).as_bytes()
+        *blake3::keyed_hash(key, self.as_bytes()).as_bytes()
     }
 }
 
@@ -508,14 +545,14 @@ impl Text {
     /// As RFC 5952 wants it: lower case, no leading zeros, the longest run of zeros as `::`.
     #[inline]
     pub(crate) fn push_ipv6(&mut self, address: Ipv6Addr) {
-        let groups = address.segments();
-        // One zero group is never shortened, and a pseudonym rarely has two.
-        if groups.windows(2).any(|pair| pair == [0, 0]) {
-            self.push_shortened(groups);
+        let bits = address.to_bits();
+        // One zero group is never shortened, and a pseudonym rarely has two side by side.
+        if has_zeros_side_by_side(bits) {
+            self.push_shortened(address.segments());
             return;
         }
-        for group in groups {
-            self.push_group(group);
+        for group in 0..8 {
+            self.push_group((bits >> (112 - 16 * group)) as u16);
         }
         // The colon after the last one.
         self.length -= 1;
@@ -532,12 +569,12 @@ impl Text {
         let letters = (digits + 0x0606_0606) >> 4 & 0x0101_0101;
         let ascii = digits + 0x3030_3030 + letters * u32::from(b'a' - b'0' - 10);
         let leading = (group | 1).leading_zeros() / 4;
-        let text = u64::from(ascii) | u64::from(b':') << 32;
+        let text = (u64::from(ascii) | u64::from(b':') << 32) >> (8 * leading);
         // What is written too much is written over by what comes next.
-        if let Some(space) = self.bytes.get_mut(self.length..self.length + 8) {
-            space.copy_from_slice(&(text >> (8 * leading)).to_le_bytes());
-            self.length += 5 - leading as usize;
+        if let Some(space) = self.bytes.get_mut(self.length..).and_then(|space| space.first_chunk_mut()) {
+            *space = text.to_le_bytes();
         }
+        self.length += 5 - leading as usize;
     }
 
     #[cold]
@@ -554,6 +591,16 @@ impl Text {
             self.length -= 1;
         }
     }
+}
+
+/// Whether two groups of 16 bits that are next to each other are zero.
+#[inline]
+fn has_zeros_side_by_side(bits: u128) -> bool {
+    const LOW: u128 = 0x7fff_7fff_7fff_7fff_7fff_7fff_7fff_7fff;
+    // The top bit of each group that is not zero.
+    let set = ((bits & LOW) + LOW) | bits;
+    let zero = !set & !LOW;
+    zero & (zero << 16) != 0
 }
 
 /// Where the longest run of zero groups begins, and how long it is; the first of several.
@@ -604,7 +651,7 @@ mod tests {
 
         #[test]
         fn inputs_longer_than_a_block_are_hashed_whole(view in "[a-z]{1,32}", scope in ".{0,200}") {
-            let handle = Handle([3; 32]);
+            let question = Question::new(&view, true);
             let mut plain = vec![b'P', view.len() as u8];
             plain.extend_from_slice(view.as_bytes());
             plain.push(4);
@@ -612,7 +659,8 @@ mod tests {
             plain.extend_from_slice(scope.as_bytes());
             plain.extend_from_slice(&7_u64.to_be_bytes());
             let expected = blake3::keyed_hash(&[3; 32], &plain);
-            prop_assert_eq!(&handle.hash(&view, ScopeValue::Named(&scope), 7), &expected.as_bytes()[..16]);
+            let hash = question.ask(&Handle([3; 32]), ScopeValue::Named(&scope), || 7);
+            prop_assert_eq!(&hash, &expected.as_bytes()[..16]);
         }
     }
 

@@ -9,10 +9,10 @@ use std::{
 /// One look at both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Since 1970-01-01 00:00 UTC. Decides in which epoch we are; may jump either way.
-    pub wall: Duration,
-    /// Since some moment in the past; never goes back. Bounds a key's life when the wall clock is set back.
-    pub monotonic: Duration,
+    /// Decides in which epoch we are; may jump either way.
+    pub wall: SystemTime,
+    /// Never goes back. Bounds a key's life when the wall clock is set back.
+    pub monotonic: Instant,
 }
 
 /// Where a [`KeyRing`](super::KeyRing) reads the time.
@@ -31,48 +31,26 @@ pub trait Clock: Send + Sync + 'static {
 }
 
 /// The clocks of the operating system.
-#[derive(Clone, Copy, Debug)]
-pub struct SystemClock {
-    origin: Instant,
-}
-
-impl SystemClock {
-    /// Counts monotonic time from now.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { origin: Instant::now() }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[inline]
     fn now(&self) -> Now {
-        Now {
-            // Before 1970 is a clock that was never set: epoch 0, until it is.
-            wall: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
-            monotonic: self.origin.elapsed(),
-        }
+        Now { wall: SystemTime::now(), monotonic: Instant::now() }
     }
 }
 
 /// A clock that moves when it is told to: for tests, of this crate and of yours.
 ///
 /// Clones are the same clock.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ManualClock {
     state: Arc<Mutex<ManualState>>,
 }
 
-#[derive(Default)]
 struct ManualState {
-    wall: Duration,
-    monotonic: Duration,
+    now: Now,
     wakers: Vec<Arc<dyn Fn() + Send + Sync>>,
 }
 
@@ -80,33 +58,33 @@ impl ManualClock {
     /// Stands at `wall`, counted from 1970-01-01 00:00 UTC.
     #[must_use]
     pub fn at(wall: Duration) -> Self {
-        let clock = Self::default();
-        clock.set_wall(wall);
-        clock
+        let now = Now { wall: SystemTime::UNIX_EPOCH + wall, monotonic: Instant::now() };
+        Self { state: Arc::new(Mutex::new(ManualState { now, wakers: Vec::new() })) }
     }
 
     /// Time passes: both clocks go on.
     pub fn advance(&self, by: Duration) {
-        self.change(|state| {
-            state.wall += by;
-            state.monotonic += by;
+        self.change(|now| {
+            now.wall += by;
+            now.monotonic += by;
         });
     }
 
-    /// Somebody sets the wall clock, forward or back; the monotonic one does not notice.
+    /// Somebody sets the wall clock, forward or back, counted from 1970-01-01 00:00 UTC; the monotonic one does not
+    /// notice.
     pub fn set_wall(&self, wall: Duration) {
-        self.change(|state| state.wall = wall);
+        self.change(|now| now.wall = SystemTime::UNIX_EPOCH + wall);
     }
 
     /// The machine sleeps: the wall clock goes on, the monotonic one stands still.
     pub fn suspend(&self, time: Duration) {
-        self.change(|state| state.wall += time);
+        self.change(|now| now.wall += time);
     }
 
-    fn change(&self, change: impl FnOnce(&mut ManualState)) {
+    fn change(&self, change: impl FnOnce(&mut Now)) {
         let wakers = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut state);
+            change(&mut state.now);
             state.wakers.clone()
         };
         // After the lock: whoever is woken looks at this clock.
@@ -116,8 +94,7 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Now {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Now { wall: state.wall, monotonic: state.monotonic }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).now
     }
 
     fn on_jump(&self, wake: Arc<dyn Fn() + Send + Sync>) {

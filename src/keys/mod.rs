@@ -40,7 +40,10 @@ mod memory;
 mod ring;
 mod secret;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use zeroize::Zeroizing;
 
@@ -108,17 +111,30 @@ impl Epochs {
         self.period
     }
 
-    fn at(self, wall: Duration) -> Epoch {
-        Epoch(wall.as_secs() / self.period.as_secs())
+    fn at(self, wall: SystemTime) -> Epoch {
+        Epoch(seconds(wall) / self.period.as_secs())
     }
 
-    fn start(self, epoch: Epoch) -> Duration {
-        Duration::from_secs(epoch.0.saturating_mul(self.period.as_secs()))
+    fn start(self, epoch: Epoch) -> SystemTime {
+        let since = Duration::from_secs(epoch.0.saturating_mul(self.period.as_secs()));
+        // Later than the system's time reaches is never.
+        SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    fn end(self, epoch: Epoch) -> Duration {
-        self.start(epoch).saturating_add(self.period)
+    fn end(self, epoch: Epoch) -> SystemTime {
+        let start = self.start(epoch);
+        start.checked_add(self.period).unwrap_or(start)
     }
+}
+
+/// Since 1970. Before that is a clock that was never set: 0, until it is.
+pub(crate) fn seconds(wall: SystemTime) -> u64 {
+    wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How long from `now` until `then`; no time if it is past.
+fn until(then: SystemTime, now: SystemTime) -> Duration {
+    then.duration_since(now).unwrap_or_default()
 }
 
 /// A name for a key that can be shown: 8 bytes derived from it, from which it can't be computed.
@@ -250,10 +266,12 @@ mod tests {
     #[test]
     fn epochs_follow_the_wall_clock() {
         let epochs = Epochs::daily();
-        let epoch = epochs.at(Duration::from_secs(86_400 * 3 + 5));
+        let day = |number: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * number);
+        let epoch = epochs.at(day(3) + Duration::from_secs(5));
         assert_eq!(epoch.number(), 3);
-        assert_eq!(epochs.start(epoch), Duration::from_secs(86_400 * 3));
-        assert_eq!(epochs.end(epoch), Duration::from_secs(86_400 * 4));
+        assert_eq!(epochs.start(epoch), day(3));
+        assert_eq!(epochs.end(epoch), day(4));
+        assert_eq!(epochs.at(SystemTime::UNIX_EPOCH - Duration::from_secs(5)).number(), 0);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use std::{
         mpsc,
     },
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
-    Clock, Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Now, Protection, Request, SystemClock, lend::Lent,
+    Clock, Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Now, Protection, Request, SystemClock, lend::Lent, until,
 };
 
 /// The key in use now. Cheap to clone; all clones are one ring, and dropping the last one destroys its keys.
@@ -92,7 +92,7 @@ impl KeyRing {
 
     /// Lends the valid key, and says what the wall clock says. Nothing if no key is valid.
     #[inline]
-    pub(crate) fn with<R>(&self, hash: impl FnOnce(&EpochKey, Duration) -> R) -> Option<R> {
+    pub(crate) fn with<R>(&self, hash: impl FnOnce(&EpochKey, SystemTime) -> R) -> Option<R> {
         self.shared.lend(|key, now| hash(&key.key, now.wall))
     }
 }
@@ -187,10 +187,10 @@ impl KeyRingBuilder {
     /// As [`KeyRing::start`].
     pub fn start(self) -> Result<KeyRing, KeyError> {
         let Self { mut source, epochs, clock, observer, when_unavailable } = self;
-        let clock = clock.map_or_else(|| RingClock::System(SystemClock::new()), RingClock::Other);
+        let clock = clock.map_or_else(|| RingClock::System(SystemClock), RingClock::Other);
         let (requests, asked) = mpsc::channel();
-        let epoch = epochs.at(clock.now().wall);
-        let request = Request { epoch, generation: 0 };
+        let now = clock.now();
+        let request = Request { epoch: epochs.at(now.wall), generation: 0 };
         let shared = Arc::new(Shared {
             epochs,
             clock,
@@ -202,7 +202,7 @@ impl KeyRingBuilder {
                 latest: None,
                 pending: Some(request),
                 retry: None,
-                missing_since: Duration::ZERO,
+                missing_since: now.monotonic,
             }),
             arrived: Condvar::new(),
             requests,
@@ -248,10 +248,10 @@ struct LiveKey {
     generation: u64,
     local: bool,
     // By the wall clock.
-    start: Duration,
-    end: Duration,
+    start: SystemTime,
+    end: SystemTime,
     // By the monotonic clock: an end that nobody can push back.
-    deadline: Duration,
+    deadline: Instant,
 }
 
 impl LiveKey {
@@ -265,7 +265,7 @@ impl LiveKey {
             local,
             start: epochs.start(request.epoch),
             end,
-            deadline: now.monotonic.saturating_add(end.saturating_sub(now.wall)),
+            deadline: now.monotonic + until(end, now.wall),
         })
     }
 
@@ -322,9 +322,9 @@ struct State {
     // What the source has been asked for and not yet answered.
     pending: Option<Request>,
     // After a failure: not again before this monotonic time, and how long that wait was.
-    retry: Option<(Duration, Duration)>,
+    retry: Option<(Instant, Duration)>,
     // Since when, by the monotonic clock, there is no key.
-    missing_since: Duration,
+    missing_since: Instant,
 }
 
 /// How long before an epoch ends the next key is asked for.
@@ -403,7 +403,7 @@ impl Shared {
                     }
                     Err(error) => {
                         let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
-                        state.retry = Some((now.monotonic.saturating_add(wait), wait));
+                        state.retry = Some((now.monotonic + wait, wait));
                         news.events.push(KeyEvent::SourceFailed { epoch: request.epoch, error });
                     }
                 }
@@ -476,7 +476,7 @@ impl Shared {
         let wanted = match &state.current {
             None => Some(present),
             Some(key) if key.local => Some(key.epoch),
-            Some(key) if state.next.is_none() && now.wall + ahead(self.epochs) >= key.end => {
+            Some(key) if state.next.is_none() && until(key.end, now.wall) <= ahead(self.epochs) => {
                 Some(Epoch(key.epoch.0 + 1))
             }
             Some(_) => None,
@@ -490,7 +490,7 @@ impl Shared {
 
         if state.current.is_none()
             && self.when_unavailable == WhenUnavailable::Degrade
-            && (state.retry.is_some() || now.monotonic.saturating_sub(state.missing_since) >= PATIENCE)
+            && (state.retry.is_some() || now.monotonic.saturating_duration_since(state.missing_since) >= PATIENCE)
         {
             self.degrade(state, present, now, news);
         }
@@ -536,14 +536,16 @@ impl Shared {
         let now = self.clock.now();
         let mut sleep = LONGEST_SLEEP;
         if let Some(key) = &state.current {
-            sleep = sleep.min(key.end.saturating_sub(now.wall)).min(key.deadline.saturating_sub(now.monotonic));
-            let ask = key.end.saturating_sub(ahead(self.epochs));
-            if state.next.is_none() && ask > now.wall {
-                sleep = sleep.min(ask - now.wall);
+            let left = until(key.end, now.wall);
+            sleep = sleep.min(left).min(key.deadline.saturating_duration_since(now.monotonic));
+            if state.next.is_none()
+                && let Some(until_asked) = left.checked_sub(ahead(self.epochs))
+            {
+                sleep = sleep.min(until_asked);
             }
         }
         if let Some((at, _)) = state.retry {
-            sleep = sleep.min(at.saturating_sub(now.monotonic).max(FIRST_RETRY / 10));
+            sleep = sleep.min(at.saturating_duration_since(now.monotonic).max(FIRST_RETRY / 10));
         }
         sleep
     }

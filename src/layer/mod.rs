@@ -99,7 +99,6 @@ mod typed;
 
 use std::{
     fmt, mem,
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -113,7 +112,7 @@ use tower_service::Service;
 
 use crate::{
     addr::Peer,
-    headers::{Doomed, Strip},
+    headers::Strip,
     keys::KeyRing,
     policy::{Client, Policy},
     resolve::{Resolver, Withheld},
@@ -194,8 +193,19 @@ impl Anonymizer {
     pub fn anonymize_in(&self, uri: &Uri, headers: &mut HeaderMap, extensions: &mut Extensions) {
         let edge = &*self.edge;
         let (peer, typed) = typed::take(extensions, edge.peer_from);
-        let (client, doomed) = edge.read(peer, uri, headers);
-        let shown = edge.write(&client, doomed, headers);
+        let client = edge.client(peer, uri, headers);
+        let found = edge.strip.find(headers, |name| edge.is_ours(name));
+        let place = match found.strip {
+            true => {
+                edge.strip.strip_except(headers, |name| edge.is_ours(name));
+                None
+            }
+            false => found.ours,
+        };
+        let shown = edge.policy.write(&client, |name, value| match value {
+            Some(value) => set_header(headers, place, name, value),
+            None => drop(headers.remove(name)),
+        });
         typed.put_back(extensions, || shown.or_else(|| edge.policy.typed(&client)));
         extensions.insert(client);
     }
@@ -221,28 +231,14 @@ impl fmt::Debug for Anonymizer {
 impl Edge {
     /// From here on nobody knows the address.
     #[inline]
-    fn read(&self, peer: Peer, uri: &Uri, headers: &HeaderMap) -> (Client, Doomed) {
-        let source = self.resolver.source_name();
-        let found = self.strip.find(headers, source, |name| self.is_ours(name));
-        let client = self
-            .resolver
-            .resolve_found(peer, headers, found.source)
+    fn client(&self, peer: Peer, uri: &Uri, headers: &HeaderMap) -> Client {
+        self.resolver
+            .resolve(peer, headers)
             .and_then(|address| self.policy.client_of(&address, &self.keys, uri, headers))
             .unwrap_or_else(|why| {
                 self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
                 self.policy.withheld(why)
-            });
-        (client, found.doomed)
-    }
-
-    /// Gives what typed addresses show, if that came by.
-    #[inline]
-    fn write(&self, client: &Client, doomed: Doomed, headers: &mut HeaderMap) -> Option<IpAddr> {
-        self.strip.remove(doomed, headers, |name| self.is_ours(name));
-        self.policy.write(client, |name, value| match value {
-            Some(value) => set_header(headers, name, value),
-            None => drop(headers.remove(name)),
-        })
+            })
     }
 
     /// Whether the policy writes it, or removes it if there is nothing to write.
@@ -252,14 +248,15 @@ impl Edge {
     }
 }
 
-/// Makes `value` the only one of that name.
+/// Makes `value` the only one of that name. `place` is where it may be already.
 #[inline]
-fn set_header(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
-    // Where no name has several values, there are no others to remove.
+fn set_header(headers: &mut HeaderMap, place: Option<usize>, name: &HeaderName, value: HeaderValue) {
+    // Where no name has several values, lines are names, and there are no others to remove.
     if headers.len() == headers.keys_len()
-        && let Some(place) = headers.get_mut(name)
+        && let Some((found, old)) = place.and_then(|place| headers.iter_mut().nth(place))
+        && found == name
     {
-        *place = value;
+        *old = value;
     } else {
         headers.insert(name, value);
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     addr::ClientAddr,
-    keys::KeyRing,
+    keys::{KeyRing, seconds},
     pseudonym::{Handle, LimitKey, Pseudonym, ScopeValue, Shape},
     resolve::Withheld,
 };
@@ -28,20 +28,35 @@ pub struct Client {
     known: Result<Known, Withheld>,
 }
 
-/// What is left of an address once it is hashed.
+/// What is left of an address once it is hashed. Small enough to be moved around with the request.
 #[derive(Clone)]
 pub(super) struct Known {
     handle: Handle,
     limits: Option<Handle>,
-    network: Option<IpNet>,
-    // Made by an edge before us, and shown as it is in address shape.
-    ready_made: Option<Pseudonym>,
     host: Option<Host>,
-    session: Option<[u8; 32]>,
-    // For a request without the scope that some view asks for.
-    fresh: Option<[u8; 16]>,
-    // Since 1970.
+    scope: RequestScope,
+    place: Place,
+    // Since 1970, if any view has windows.
     seconds: u64,
+}
+
+/// What a request says of its scope, besides the host.
+#[derive(Clone, Copy)]
+enum RequestScope {
+    /// Nothing, and no view asks.
+    Unscoped,
+    Session([u8; 16]),
+    /// Nothing, though some view asks: random, and for this request alone.
+    Fresh([u8; 16]),
+}
+
+/// What else is kept of the address.
+#[derive(Clone, Copy)]
+enum Place {
+    Nowhere,
+    Network(IpNet),
+    /// Made by an edge before us, and shown as it is in address shape.
+    ReadyMade(Pseudonym),
 }
 
 impl Known {
@@ -54,50 +69,48 @@ impl Known {
         headers: &HeaderMap,
     ) -> Result<Self, Withheld> {
         let subject = address.subject(policy.range).ok_or(Withheld::ForeignPseudonym)?;
-        let (handle, limits, seconds) = keys
-            .with(|key, wall| {
+        let (handle, limits, at) = keys
+            .with(|key, at| {
                 let limits = match policy.limits {
                     true => Some(subject.limit_handle(key)?),
                     false => None,
                 };
-                Some((subject.handle(key)?, limits, wall.as_secs()))
+                Some((subject.handle(key)?, limits, at))
             })
             .flatten()
             .ok_or(Withheld::NoKey)?;
+        let place = match (subject.ready_made(), policy.keep) {
+            (Some(ready_made), _) => Place::ReadyMade(ready_made),
+            (None, Some(keep)) => subject.network(keep).map_or(Place::Nowhere, Place::Network),
+            (None, None) => Place::Nowhere,
+        };
         let session = policy.session.as_ref().and_then(|session| session.of(&handle, headers));
-        Ok(Self {
-            fresh: needs_fresh(policy, host.is_some(), session.is_some()).then(fresh).flatten(),
-            handle,
-            limits,
-            network: policy.keep.and_then(|keep| subject.network(keep)),
-            ready_made: subject.ready_made(),
-            host,
-            session,
-            seconds,
-        })
+        let scope = match session {
+            Some(session) => RequestScope::Session(session),
+            None if policy.views.iter().any(|entry| !entry.meaning.is_given(host.is_some())) => {
+                // Without randomness what is random is withheld.
+                fresh().map_or(RequestScope::Unscoped, RequestScope::Fresh)
+            }
+            None => RequestScope::Unscoped,
+        };
+        let seconds = match policy.windows {
+            true => seconds(at),
+            false => 0,
+        };
+        Ok(Self { handle, limits, host, scope, place, seconds })
     }
 
-    /// Nothing if the scope can't be had: no randomness.
     #[inline]
     fn scope<'a>(&'a self, policy: &'a Inner, meaning: Meaning) -> Option<ScopeValue<'a>> {
-        match (meaning, &self.session, self.host) {
+        match (meaning, &self.scope, self.host) {
             (Meaning::Unscoped, ..) => Some(ScopeValue::Unscoped),
-            (Meaning::Session | Meaning::SessionOrHost, Some(session), _) => Some(ScopeValue::Session(session)),
-            (Meaning::Host | Meaning::SessionOrHost, _, Some(host)) => Some(ScopeValue::Host(policy.host(host))),
-            _ => self.fresh.as_ref().map(ScopeValue::Fresh),
+            (Meaning::Host, _, Some(host)) => Some(ScopeValue::Host(policy.host(host))),
+            (_, RequestScope::Session(session), _) => Some(ScopeValue::Session(session)),
+            (Meaning::SessionOrHost, _, Some(host)) => Some(ScopeValue::Host(policy.host(host))),
+            (_, RequestScope::Fresh(random), _) => Some(ScopeValue::Fresh(random)),
+            (_, RequestScope::Unscoped, _) => None,
         }
     }
-}
-
-/// Whether some view's scope is not in this request.
-#[inline]
-fn needs_fresh(policy: &Inner, host: bool, session: bool) -> bool {
-    policy.views.iter().any(|entry| match entry.meaning {
-        Meaning::Unscoped => false,
-        Meaning::Host => !host,
-        Meaning::Session => !session,
-        Meaning::SessionOrHost => !session && !host,
-    })
 }
 
 impl Client {
@@ -128,8 +141,8 @@ impl Client {
             && let Ok(known) = &self.known
             && let Method::Pseudonym(shape) = entry.view.method()
         {
-            let window = entry.view.window_at(known.seconds);
-            let hash = known.handle.hash(entry.view.name(), ScopeValue::Named(scope), window);
+            let scope = ScopeValue::Named(scope);
+            let hash = entry.question.ask(&known.handle, scope, || entry.view.window_at(known.seconds));
             return shape.of(hash, self.policy.inner.range);
         }
         Pseudonym::Withheld
@@ -158,7 +171,7 @@ impl Client {
             && let Some(handle) = &known.limits
             && entry.view.method() == Method::Limit
         {
-            return handle.limit_key(entry.view.name(), entry.view.window_at(known.seconds));
+            return LimitKey::new(entry.question.ask(handle, ScopeValue::Unscoped, || entry.view.window_at(known.seconds)));
         }
         LimitKey::WITHHELD
     }
@@ -180,13 +193,13 @@ impl Client {
         };
         match entry.view.method() {
             Method::Limit => Shown::Nothing,
-            Method::Network(keep) => match known.network {
-                Some(network) => Shown::Network(keep.cut(network.addr())),
-                None => Shown::Nothing,
+            Method::Network(keep) => match known.place {
+                Place::Network(network) => Shown::Network(keep.cut(network.addr())),
+                Place::Nowhere | Place::ReadyMade(_) => Shown::Nothing,
             },
             Method::Pseudonym(shape) => {
                 let policy = &*self.policy.inner;
-                if let Some(ready_made) = known.ready_made
+                if let Place::ReadyMade(ready_made) = known.place
                     && shape == Shape::Address
                 {
                     return Shown::Pseudonym(ready_made);
@@ -194,8 +207,7 @@ impl Client {
                 let Some(scope) = known.scope(policy, entry.meaning) else {
                     return Shown::Nothing;
                 };
-                let window = entry.view.window_at(known.seconds);
-                let hash = known.handle.hash(entry.view.name(), scope, window);
+                let hash = entry.question.ask(&known.handle, scope, || entry.view.window_at(known.seconds));
                 Shown::Pseudonym(shape.of(hash, policy.range))
             }
         }

@@ -59,7 +59,7 @@ use self::{
 use crate::{
     addr::{ClientAddr, Keep},
     keys::KeyRing,
-    pseudonym::PseudonymRange,
+    pseudonym::{PseudonymRange, Question},
     resolve::Withheld,
 };
 
@@ -78,6 +78,7 @@ struct Inner {
     // What has to be known of a client so that all views can be shown later.
     limits: bool,
     keep: Option<Keep>,
+    windows: bool,
     // The view in which typed addresses are shown.
     typed: Option<usize>,
 }
@@ -88,6 +89,7 @@ struct Entry {
     view: View,
     meaning: Meaning,
     form: Form,
+    question: Question,
 }
 
 impl Policy {
@@ -106,6 +108,7 @@ impl Policy {
             range: PseudonymRange::default(),
             limits: false,
             keep: None,
+            windows: false,
             typed: None,
         };
         for view in views {
@@ -240,7 +243,10 @@ impl Inner {
             Method::Pseudonym(_) => view.own_scope().unwrap_or(scope).register(&mut self.hosts, &mut self.session)?,
             Method::Network(_) | Method::Limit => Meaning::Unscoped,
         };
-        self.views.push(Entry { view: view.clone(), meaning, form });
+        let has_window = view.window_length().is_some();
+        self.windows |= has_window;
+        let question = Question::new(name, has_window);
+        self.views.push(Entry { view: view.clone(), meaning, form, question });
         Ok(())
     }
 

@@ -23,8 +23,8 @@ impl Scope {
         Self(Kind::Unscoped)
     }
 
-    /// One of these hosts, by exact name. A request for any other gets a fresh random pseudonym: what a client
-    /// sends as `Host` must not choose its scope.
+    /// One of these hosts, by exact name. A request for any other gets a pseudonym of its own, the session's if the
+    /// policy knows sessions: what a client sends as `Host` must not choose its scope.
     #[must_use]
     pub fn per_host<T: Into<String>>(hosts: impl IntoIterator<Item = T>) -> Self {
         Self(Kind::Host(hosts.into_iter().map(Into::into).collect()))
@@ -115,7 +115,7 @@ impl Session {
         self
     }
 
-    pub(super) fn of(&self, handle: &Handle, headers: &HeaderMap) -> Option<[u8; 32]> {
+    pub(super) fn of(&self, handle: &Handle, headers: &HeaderMap) -> Option<[u8; 16]> {
         let cookies = self.cookies.iter().filter_map(|name| {
             let value = cookie(headers, name)?;
             Some(Credential::Cookie(name, value))
@@ -153,17 +153,28 @@ pub(super) enum Meaning {
     SessionOrHost,
 }
 
+impl Meaning {
+    /// Whether a request without a session has this scope.
+    pub(super) fn is_given(self, host: bool) -> bool {
+        match self {
+            Self::Unscoped => true,
+            Self::Host | Self::SessionOrHost => host,
+            Self::Session => false,
+        }
+    }
+}
+
 /// The hosts that there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hosts(Vec<String>);
 
 /// One of them.
 #[derive(Clone, Copy)]
-pub(super) struct Host(usize);
+pub(super) struct Host(u16);
 
 impl Hosts {
     fn register(names: &[String], hosts: &mut Option<Self>) -> Result<(), Problem> {
-        if names.is_empty() {
+        if names.is_empty() || names.len() > usize::from(u16::MAX) {
             return Err(Problem::NoHosts);
         }
         let mut new: Vec<_> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
@@ -192,11 +203,11 @@ impl Hosts {
         };
         let host = host.strip_suffix(b".").unwrap_or(host);
         let place = self.0.iter().position(|name| name.as_bytes().eq_ignore_ascii_case(host))?;
-        Some(Host(place))
+        u16::try_from(place).ok().map(Host)
     }
 
     pub(super) fn name(&self, host: Host) -> &str {
-        &self.0[host.0]
+        &self.0[usize::from(host.0)]
     }
 }
 

@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr};
 
 use http::{HeaderMap, HeaderName};
 
-use super::{Lines, Node, Resolver, SourceKind, Verdict, Watch, Withheld};
+use super::{Node, Resolver, SourceKind, Verdict, Watch, Withheld};
 use crate::addr::{ClientAddr, Peer};
 
 /// What a [`Resolver`] made of a request, and why.
@@ -97,7 +97,7 @@ impl Resolver {
             None => (Peer::unknown(), true),
         };
         let mut hops = Vec::new();
-        let client = self.walk(peer, believed, Lines::In(headers), &mut hops);
+        let client = self.walk(peer, believed, headers, &mut hops);
         let header = match (&client, &self.source.0) {
             (Ok(client), source) if client.is_from_header() => source.name(),
             _ => None,

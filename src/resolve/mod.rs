@@ -102,23 +102,7 @@ impl Resolver {
     /// [`Withheld`] if that is not known; no other address is ever given instead.
     #[inline]
     pub fn resolve(&self, peer: Peer, headers: &HeaderMap) -> Result<ClientAddr, Withheld> {
-        self.walk(peer, self.believes(peer), Lines::In(headers), &mut ())
-    }
-
-    /// Resolves like [`resolve`](Self::resolve), for whoever has come by the header already.
-    #[inline]
-    pub(crate) fn resolve_found(
-        &self,
-        peer: Peer,
-        headers: &HeaderMap,
-        found: Option<&HeaderValue>,
-    ) -> Result<ClientAddr, Withheld> {
-        // Where no name has several values, it is the only one.
-        let lines = match found {
-            Some(line) if headers.len() == headers.keys_len() => Lines::One(line),
-            _ => Lines::In(headers),
-        };
-        self.walk(peer, self.believes(peer), lines, &mut ())
+        self.walk(peer, self.believes(peer), headers, &mut ())
     }
 
     /// The header that is read.
@@ -135,7 +119,7 @@ impl Resolver {
         &self,
         peer: Peer,
         believed: bool,
-        lines: Lines<'_>,
+        headers: &HeaderMap,
         watch: &mut impl Watch,
     ) -> Result<ClientAddr, Withheld> {
         let of_peer = || peer.address().map(ClientAddr::of_peer).ok_or(Withheld::NoPeerAddress);
@@ -151,10 +135,12 @@ impl Resolver {
             furthest: None,
             watch,
         };
-        let client = match lines {
-            Lines::One(line) => walk.source(&self.source.0, [line].into_iter()),
-            Lines::In(headers) => walk.source(&self.source.0, headers.get_all(name).iter()),
-        }?;
+        let client = match headers.get(name) {
+            None => None,
+            // Where no name has several values, it is the only line.
+            Some(line) if headers.len() == headers.keys_len() => walk.source(&self.source.0, [line].into_iter())?,
+            Some(_) => walk.source(&self.source.0, headers.get_all(name).iter())?,
+        };
         if let Some(client) = client {
             return Ok(ClientAddr::from_trusted_proxy(client));
         }
@@ -186,12 +172,6 @@ enum Stop<'a> {
     /// The client is this far away; what is nearer is not looked at.
     AfterHops(NonZeroU8),
     AtUntrusted(Option<&'a TrustedProxies>),
-}
-
-/// The lines of the header that is read: the only one, or wherever they are.
-enum Lines<'h> {
-    One(&'h HeaderValue),
-    In(&'h HeaderMap),
 }
 
 impl<W: Watch> Walk<'_, W> {

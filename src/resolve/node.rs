@@ -112,101 +112,104 @@ fn without_zone(text: &[u8]) -> &[u8] {
 /// Four decimal octets without leading zeros, and what follows them.
 #[inline]
 fn parse_v4(text: &[u8]) -> Option<([u8; 4], &[u8])> {
-    let mut octets = [0; 4];
-    let mut rest = text;
-    for (place, octet) in octets.iter_mut().enumerate() {
-        if place > 0 {
-            let [b'.', after @ ..] = rest else { return None };
-            rest = after;
-        }
-        (*octet, rest) = parse_octet(rest)?;
-    }
-    Some((octets, rest))
+    let (a, rest) = parse_octet(text)?;
+    let (b, rest) = parse_octet(rest.strip_prefix(b".")?)?;
+    let (c, rest) = parse_octet(rest.strip_prefix(b".")?)?;
+    let (d, rest) = parse_octet(rest.strip_prefix(b".")?)?;
+    Some(([a, b, c, d], rest))
 }
 
 #[inline]
 fn parse_octet(text: &[u8]) -> Option<(u8, &[u8])> {
-    let [first @ b'0'..=b'9', rest @ ..] = text else {
-        return None;
+    let digit = |place: usize| text.get(place).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10);
+    let first = digit(0)?;
+    let Some(second) = digit(1) else {
+        return Some((first, &text[1..]));
     };
-    let mut value = u32::from(first - b'0');
-    let mut rest = rest;
-    let mut digits = 1;
-    while let [digit @ b'0'..=b'9', after @ ..] = rest {
-        // "010" is 10 to some and 8 to others.
-        if value == 0 || digits == 3 {
-            return None;
-        }
-        value = value * 10 + u32::from(digit - b'0');
-        digits += 1;
-        rest = after;
+    // "010" is 10 to some and 8 to others.
+    if first == 0 {
+        return None;
     }
-    Some((u8::try_from(value).ok()?, rest))
+    let two = first * 10 + second;
+    let Some(third) = digit(2) else {
+        return Some((two, &text[2..]));
+    };
+    let three = u8::try_from(u16::from(two) * 10 + u16::from(third)).ok()?;
+    digit(3).is_none().then(|| (three, &text[3..]))
 }
 
 /// A whole IPv6 address in any of its spellings (RFC 4291, 2.2).
 fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
-    let mut groups = [0_u16; 8];
-    let mut count = 0;
-    // Where "::" stands.
-    let mut gap = None;
-    let mut rest = text;
-    if let [b':', b':', after @ ..] = rest {
-        gap = Some(0);
-        rest = after;
+    // What stands before "::", and what stands after it; each group moves the ones before it up.
+    let (mut before, mut bits) = (None, 0_u128);
+    let (mut groups_before, mut groups) = (0, 0);
+    let mut place = 0;
+    if text.starts_with(b"::") {
+        before = Some(0);
+        place = 2;
     }
-    while !rest.is_empty() {
-        if count == 8 {
-            return None;
-        }
-        let digits = rest.iter().take(5).take_while(|byte| byte.is_ascii_hexdigit()).count();
-        if !(1..=4).contains(&digits) {
-            return None;
-        }
-        if rest.get(digits) == Some(&b'.') {
-            // The last 32 bits in dots.
-            let (octets, after) = parse_v4(rest)?;
-            if !after.is_empty() || count > 6 {
-                return None;
+    while place < text.len() {
+        let start = place;
+        let mut group = 0;
+        while let Some(&byte) = text.get(place) {
+            let digit = HEX_DIGIT[usize::from(byte)];
+            if digit > 15 {
+                break;
             }
-            groups[count] = u16::from_be_bytes([octets[0], octets[1]]);
-            groups[count + 1] = u16::from_be_bytes([octets[2], octets[3]]);
-            count += 2;
+            group = group << 4 | u32::from(digit);
+            place += 1;
+        }
+        if !(1..=4).contains(&(place - start)) {
+            return None;
+        }
+        if text.get(place) == Some(&b'.') {
+            // The last 32 bits in dots.
+            let (octets, []) = parse_v4(&text[start..])? else {
+                return None;
+            };
+            bits = bits << 32 | u128::from(u32::from_be_bytes(octets));
+            groups += 2;
             break;
         }
-        groups[count] = rest[..digits].iter().fold(0, |group, &digit| {
-            let value = match digit {
-                b'0'..=b'9' => digit - b'0',
-                _ => (digit | 0x20) - b'a' + 10,
-            };
-            group << 4 | u16::from(value)
-        });
-        count += 1;
-        match &rest[digits..] {
+        bits = bits << 16 | u128::from(group);
+        groups += 1;
+        match &text[place..] {
             [] => break,
-            [b':', b':', after @ ..] if gap.is_none() => {
-                gap = Some(count);
-                rest = after;
+            [b':', b':', ..] if before.is_none() => {
+                (before, groups_before) = (Some(bits), groups);
+                (bits, groups) = (0, 0);
+                place += 2;
             }
             // A single colon has to be followed by something.
-            [b':', after @ ..] if !after.is_empty() && after[0] != b':' => rest = after,
+            [b':', after, ..] if *after != b':' => place += 1,
             _ => return None,
         }
-    }
-    match gap {
-        Some(gap) if count < 8 => {
-            groups.copy_within(gap..count, 8 - (count - gap));
-            groups[gap..8 - (count - gap)].fill(0);
+        if groups_before + groups >= 8 {
+            return None;
         }
-        None if count == 8 => {}
-        _ => return None,
     }
-    let mut octets = [0; 16];
-    for (pair, group) in octets.chunks_exact_mut(2).zip(groups) {
-        pair.copy_from_slice(&group.to_be_bytes());
-    }
-    Some(octets)
+    let bits = match before {
+        None if groups == 8 => bits,
+        // At least one group is left out.
+        Some(_) if groups_before + groups >= 8 => return None,
+        Some(before) if groups_before > 0 => before << (128 - 16 * groups_before) | bits,
+        Some(_) => bits,
+        None => return None,
+    };
+    Some(bits.to_be_bytes())
 }
+
+/// The value of a hexadecimal digit; 255 for any other byte.
+const HEX_DIGIT: [u8; 256] = {
+    let mut table = [255; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        table[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        table[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
@@ -297,7 +300,7 @@ mod tests {
             "[1.2.3.4]",
             "[::1",
             "::1]",
-            "[::1]80",
+            "0:0:0:0:0:0:0::1", "1::2:3:4:5:6:7:8", "[::1]80",
             "[::1]:",
             "1::2::3",
             ":1",
