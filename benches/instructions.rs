@@ -8,7 +8,8 @@ use tower_service::Service as _;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let (Some(what), Some(times)) = (arguments.next(), arguments.next().and_then(|times| times.parse::<u32>().ok())) else {
+    let (Some(what), Some(times)) = (arguments.next(), arguments.next().and_then(|times| times.parse::<u32>().ok()))
+    else {
         // Run by `cargo bench` or `cargo test` with the others.
         return;
     };
@@ -17,7 +18,9 @@ fn main() {
     let (edge, request) = match what.as_str() {
         "block" => {
             let (key, input) = ([7; 32], [9; 18]);
-            return (0..times).for_each(|_| drop(black_box(scene::block(&key, &input))));
+            return (0..times).for_each(|_| {
+                black_box(scene::block(&key, &input));
+            });
         }
         "clone" => return (0..times).for_each(|_| drop(black_box(scene::Nothing.call(v4.clone())))),
         "clone-v6" => return (0..times).for_each(|_| drop(black_box(scene::Nothing.call(v6.clone())))),

@@ -1,7 +1,7 @@
 //! hyper without a framework: the peer goes into each request's extensions, and the layer in front of the service.
 //!
 //! ```text
-//! $ cargo run --example hyper
+//! $ cargo run --example hyper --features tokio
 //! $ curl -H 'X-Forwarded-For: 192.0.2.1' -H 'X-Real-IP: 192.0.2.1' http://127.0.0.1:3000/
 //! host: 127.0.0.1:3000
 //! user-agent: curl/7.88.1
@@ -25,6 +25,7 @@ use hyper_util::{
 use ipveil::{
     AnonymizeLayer, Client, KeyRing, Peer, Policy, Resolver,
     keys::{Epochs, MemorySource},
+    layer::Connection,
     policy::{Scope, Session, View},
 };
 use tokio::net::TcpListener;
@@ -44,6 +45,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     loop {
         let (stream, address) = listener.accept().await?;
         let peer = Peer::from(address);
+        // A handler that takes the connection over can't ask it for the address either.
+        let stream = Connection::new(stream);
         let service = ServiceBuilder::new()
             .map_request(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(peer);

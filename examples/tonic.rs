@@ -3,15 +3,15 @@
 //! ```text
 //! $ cargo run --example tonic --features tonic
 //! Bearer one
-//!   remote_addr()    None
+//!   remote_addr()    Some([2001:22:5be7:a4c8:fa31:a465:d2c9:74b7]:0)
 //!   x-forwarded-for  Some("2001:22:5be7:a4c8:fa31:a465:d2c9:74b7")
 //!   for the log      _mtiu5nbsoo64hy4njylu4mllhy
 //! Bearer two
-//!   remote_addr()    None
+//!   remote_addr()    Some([2001:21:b16f:4c1:4873:557b:2311:6ed9]:0)
 //!   x-forwarded-for  Some("2001:21:b16f:4c1:4873:557b:2311:6ed9")
 //!   for the log      _zpkd6k4gupvdvxfbykfywkohvq
 //! Bearer one
-//!   remote_addr()    None
+//!   remote_addr()    Some([2001:22:5be7:a4c8:fa31:a465:d2c9:74b7]:0)
 //!   x-forwarded-for  Some("2001:22:5be7:a4c8:fa31:a465:d2c9:74b7")
 //!   for the log      _mtiu5nbsoo64hy4njylu4mllhy
 //! ```

@@ -1,4 +1,4 @@
-//! Raw addresses: they can be anonymised, and nothing else.
+//! Raw addresses: they can be anonymized, and nothing else.
 //!
 //! [`Peer`] and [`ClientAddr`] can be made from an address, and there is no way back: no `Display`, no accessor, no
 //! comparison, and `Debug` prints the type's name. What may be known of a client is what a

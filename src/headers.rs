@@ -190,7 +190,7 @@ impl Strip {
         self.names.contains(name) || (!self.globs.is_empty() && self.globs.iter().any(|glob| glob.fits(&fold(name))))
     }
 
-    /// This one in any case: the header that the client is read from.
+    /// This one in any case, in every spelling.
     pub(crate) fn always(&mut self, name: &HeaderName) {
         let name = fold(name.as_str());
         match Names::can_hold(&name) {

@@ -1,4 +1,4 @@
-//! IP-address anonymisation for Rust servers.
+//! IP-address anonymization for Rust servers.
 //!
 //! At the edge, before application code or a log can see it, the client's IP address becomes a pseudonym, under a key
 //! that is destroyed on schedule. Rate limits, visitor counts and session checks go on working. Two questions can't be

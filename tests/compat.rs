@@ -1,4 +1,4 @@
-//! Unmodified crates go on working behind the layer: each finds an address where it looks for one, and it is a pseudonym.
+//! Unmodified crates go on working behind the layer: each finds an address where it looks for one, a pseudonym.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
@@ -563,7 +563,7 @@ async fn who(request: tonic::Request<String>) -> Result<tonic::Response<String>,
         let [tcp, tls] = [tcp, tls].map(|info| info.map(|info| (info.remote_addr(), info.local_addr().is_some())));
         format!("tcp {tcp:?} tls {tls:?}")
     };
-    let certificates = match request.extensions().get::<TlsConnectInfo<Peer>>() {
+    let certificates = match request.extensions().get::<TlsConnectInfo<ipveil::tonic::Ends>>() {
         Some(info) => info.peer_certs(),
         None => request.peer_certs(),
     };

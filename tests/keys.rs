@@ -110,8 +110,8 @@ impl Scene {
 
     /// Until the key for the next epoch lies ready.
     fn wait_until_prepared(&self, current: KeyId) -> KeyId {
-        let events = self.events.wait(|events| events.iter().filter_map(|event| minted(*event)).last() != Some(current));
-        events.into_iter().filter_map(minted).last().unwrap()
+        let events = self.events.wait(|events| events.iter().rev().find_map(|event| minted(*event)) != Some(current));
+        events.into_iter().rev().find_map(minted).unwrap()
     }
 }
 

@@ -145,8 +145,13 @@ struct Inputs {
 }
 
 fn inputs() -> impl Strategy<Value = Inputs> {
-    (0_u8..3, 0_u8..3, "[ab]{1,2}", "[ab]{0,2}", 0_u64..3)
-        .prop_map(|(key, network, view, scope, window)| Inputs { key, network, view, scope, window })
+    (0_u8..3, 0_u8..3, "[ab]{1,2}", "[ab]{0,2}", 0_u64..3).prop_map(|(key, network, view, scope, window)| Inputs {
+        key,
+        network,
+        view,
+        scope,
+        window,
+    })
 }
 
 fn pseudonym(inputs: &Inputs, host: u8) -> Pseudonym {
@@ -193,7 +198,7 @@ fn a_view_that_does_not_exist_is_withheld() {
 }
 
 #[test]
-fn two_users_behind_one_address_can_not_be_compared_and_one_user_is_recognised() {
+fn two_users_behind_one_address_can_not_be_compared_and_one_user_is_recognized() {
     let keys = ring([1; 32], 0);
     let policy = Policy::new(Scope::per_session(Session::cookie("sid")), [View::token("log")]).unwrap();
     let from = |cookie: &str| {
@@ -297,7 +302,8 @@ fn each_header_gets_the_form_that_it_takes() {
         // A client's own, in two lines, must not be left in any part.
         let sent = [(name, "for=192.0.2.1"), (name, "192.0.2.2")];
         let request = request(policy, &keys, peer, &sent);
-        let values: Vec<_> = request.headers().get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect();
+        let values: Vec<_> =
+            request.headers().get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect();
         assert_eq!(request.headers().len(), values.len());
         values.join("|")
     };
@@ -318,6 +324,17 @@ fn each_header_gets_the_form_that_it_takes() {
     assert_eq!(write(View::address("v"), "forwarded", "10.0.0.1"), "for=unknown");
     assert_eq!(write(View::address("v"), "x-client", "10.0.0.1"), "");
     assert_eq!(write(View::address("v"), "x-real-ip", "10.0.0.1"), "");
+}
+
+#[test]
+fn no_spelling_of_a_header_that_a_view_writes_stands_beside_it() {
+    let keys = ring([1; 32], 0);
+    let view = View::token("log").header(HeaderName::from_static("x-token"));
+    let policy = Policy::new(Scope::unscoped(), [view]).unwrap();
+    let sent = [("x_token", "203.0.113.7"), ("x.token", "203.0.113.7"), ("x-token", "203.0.113.7")];
+    let request = request(policy, &keys, "203.0.113.7", &sent);
+    assert_eq!(request.headers().len(), 1);
+    assert_eq!(request.headers()["x-token"], client_of(&request).pseudonym("log").to_string());
 }
 
 #[test]

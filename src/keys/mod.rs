@@ -42,6 +42,7 @@ mod secret;
 
 use std::{
     fmt,
+    sync::RwLock,
     time::{Duration, SystemTime},
 };
 

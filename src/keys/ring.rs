@@ -14,7 +14,8 @@ use std::{
 };
 
 use super::{
-    Clock, Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Now, Protection, Request, SystemClock, lend::Lent, until,
+    Clock, Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Now, Protection, Request, SystemClock, lend::Lent,
+    until,
 };
 
 /// The key in use now. Cheap to clone; all clones are one ring, and dropping the last one destroys its keys.

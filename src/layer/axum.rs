@@ -42,7 +42,7 @@ use axum::{
 };
 use http::{Extensions, StatusCode, request::Parts};
 
-pub use super::io::Connection;
+use super::io::Connection;
 use super::typed::set;
 use crate::{addr::Peer, policy::Client};
 

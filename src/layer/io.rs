@@ -11,10 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection that reads and writes, and does not say whose it is: not to axum's or tonic's logs, and not to a handler
 /// that takes it over with `hyper::upgrade`.
+///
+/// `axum::Listener` and `tonic::Incoming` make them; a server of your own wraps what it accepts, once it knows the
+/// [`Peer`](crate::Peer).
 pub struct Connection<Io>(Io);
 
 impl<Io> Connection<Io> {
-    pub(super) fn new(io: Io) -> Self {
+    /// Hides `io`.
+    pub fn new(io: Io) -> Self {
         Self(io)
     }
 

@@ -3,7 +3,7 @@
 //! For each request, before anything behind it can look:
 //!
 //! 1. It **takes the peer** out of the request's extensions: a [`Peer`], or what axum and tonic put there.
-//! 2. It **resolves** the client and **anonymises** it, under the policy and the live key. No I/O, no waiting.
+//! 2. It **resolves** the client and **anonymizes** it, under the policy and the live key. No I/O, no waiting.
 //! 3. It **strips** every header that says who or where a client is, then **sets** those that the policy's views name,
 //!    once each.
 //! 4. It **puts a [`Client`] into the extensions**, and pseudonyms in place of typed addresses, with a port of 0.
@@ -54,12 +54,10 @@
 //!
 //! **Outermost**: outside of every layer that logs, counts or looks at addresses, such as tower-http's `TraceLayer`. In
 //! axum, `Router::layer` wraps what was added before, so this one is added last. What runs before any layer is the
-//! server: `axum::serve` and tonic log or show the peer themselves, for which there are
-#![cfg_attr(feature = "axum", doc = "[`axum::Listener`](crate::axum::Listener)")]
-#![cfg_attr(not(feature = "axum"), doc = "`axum::Listener`")]
-//! and
-#![cfg_attr(feature = "tonic", doc = "[`tonic::Incoming`](crate::tonic::Incoming).")]
-#![cfg_attr(not(feature = "tonic"), doc = "`tonic::Incoming`.")]
+//! server: `axum::serve` and tonic log or show the peer themselves, for which there are `ipveil::axum::Listener` and
+//! `ipveil::tonic::Incoming`.
+//!
+//! Once: a second one would take the pseudonym for a client's own address, and withhold everybody.
 //!
 //! # Servers without Tower layers
 //!
@@ -84,13 +82,14 @@
 //!
 //! # What a handler can still get at
 //!
-//! The socket, through `hyper::upgrade`, unless the server's connections were wrapped. Query strings and bodies with
+//! The socket, through `hyper::upgrade`, unless the server's connections are wrapped: the listeners for axum and tonic do
+//! that, and `layer::Connection` (feature `tokio`) does it for a server of your own. Query strings and bodies with
 //! addresses in them. Trailers, unless brought to [`Strip::strip`]. Extensions that another crate filled with an address
 //! under its own type: [`AnonymizeLayer::peer_from`] takes one out.
 
 #[cfg(feature = "axum")]
 pub mod axum;
-#[cfg(any(feature = "axum", feature = "tonic"))]
+#[cfg(feature = "tokio")]
 mod io;
 #[cfg(feature = "tonic")]
 pub mod tonic;
@@ -106,6 +105,9 @@ use std::{
     task::{Context, Poll},
 };
 
+#[cfg(feature = "tokio")]
+pub use self::io::Connection;
+
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, request::Parts};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -118,7 +120,7 @@ use crate::{
     resolve::{Resolver, Withheld},
 };
 
-/// Anonymises requests: a resolver, a policy and a key ring, put together. See the [module](self).
+/// Anonymizes requests: a resolver, a policy and a key ring, put together. See the [module](self).
 ///
 /// Cheap to clone.
 #[derive(Clone)]
@@ -142,24 +144,19 @@ impl Anonymizer {
     /// With the default [`Strip`].
     #[must_use]
     pub fn new(resolver: Resolver, policy: Policy, keys: KeyRing) -> Self {
-        let edge = Edge {
-            resolver,
-            policy,
-            keys,
-            strip: Strip::new(),
-            peer_from: None,
-            counts: Arc::default(),
-        };
+        let edge = Edge { resolver, policy, keys, strip: Strip::new(), peer_from: None, counts: Arc::default() };
         Self { edge: Arc::new(edge) }.strip(Strip::new())
     }
 
-    /// Removes other headers than by default. The one that the client is read from is removed in any case.
+    /// Removes other headers than by default. The one that the client is read from, and what a client sends as those
+    /// that views write, are removed in any case.
     #[must_use]
     pub fn strip(mut self, strip: Strip) -> Self {
         let edge = Arc::make_mut(&mut self.edge);
         edge.strip = strip;
-        if let Some(source) = edge.resolver.source_name() {
-            edge.strip.always(source);
+        // Other spellings of what we write would stand beside it.
+        for name in edge.resolver.source_name().into_iter().chain(edge.policy.headers()) {
+            edge.strip.always(name);
         }
         self
     }
@@ -183,12 +180,12 @@ impl Anonymizer {
         self
     }
 
-    /// Anonymises a request, and puts its [`Client`] into its extensions.
+    /// Anonymizes a request, and puts its [`Client`] into its extensions.
     pub fn anonymize(&self, parts: &mut Parts) {
         self.anonymize_in(&parts.uri, &mut parts.headers, &mut parts.extensions);
     }
 
-    /// Anonymises a request that is in pieces.
+    /// Anonymizes a request that is in pieces.
     #[inline]
     pub fn anonymize_in(&self, uri: &Uri, headers: &mut HeaderMap, extensions: &mut Extensions) {
         let edge = &*self.edge;
@@ -310,7 +307,7 @@ impl<S> Layer<S> for AnonymizeLayer {
     }
 }
 
-/// Anonymises each request, and hands it to the inner service, whose future and error stay as they are.
+/// Anonymizes each request, and hands it to the inner service, whose future and error stay as they are.
 #[derive(Clone, Debug)]
 pub struct Anonymize<S> {
     inner: S,

@@ -28,7 +28,7 @@
 //! client sent them**, `X-Forwarded-For` among them, and nothing can be done about that but not to print them there.
 //!
 //! With TLS, `Request::peer_certs` needs connections that are not wrapped. Over [`Incoming`] the certificates are in the
-//! extensions, as `TlsConnectInfo<Peer>`.
+//! extensions, in a `TlsConnectInfo<Ends>`.
 
 use std::{
     net::SocketAddr,
@@ -41,7 +41,7 @@ use tokio::net::TcpStream;
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo, TlsConnectInfo};
 
-pub use super::io::Connection;
+use super::io::Connection;
 use super::typed::set;
 use crate::addr::Peer;
 
@@ -73,56 +73,72 @@ where
     }
 }
 
-/// What tonic puts into each request's extensions is the [`Peer`], which the layer takes out.
-impl Connected for Connection<TcpStream> {
-    type ConnectInfo = Peer;
+/// Who is at both ends of a connection: what tonic puts into each request's extensions, and the layer takes out again.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    peer: Peer,
+    local: Option<SocketAddr>,
+}
 
-    fn connect_info(&self) -> Peer {
-        self.io().peer_addr().map_or_else(|_| Peer::unknown(), Peer::from)
+impl Connected for Connection<TcpStream> {
+    type ConnectInfo = Ends;
+
+    fn connect_info(&self) -> Ends {
+        Ends {
+            peer: self.io().peer_addr().map_or_else(|_| Peer::unknown(), Peer::from),
+            local: self.io().local_addr().ok(),
+        }
     }
 }
 
 #[cfg(unix)]
 impl Connected for Connection<tokio::net::UnixStream> {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Ends;
 
-    fn connect_info(&self) -> Peer {
-        Peer::unix()
+    fn connect_info(&self) -> Ends {
+        Ends { peer: Peer::unix(), local: None }
     }
 }
 
 /// What tonic had put there.
 #[derive(Default)]
 pub(super) struct Typed {
-    tcp: Option<Option<SocketAddr>>,
+    tcp: bool,
+    local: Option<SocketAddr>,
     tls: bool,
 }
 
 impl Typed {
     #[inline]
     pub(super) fn take(&mut self, extensions: &mut Extensions) -> Option<Peer> {
-        let tcp = extensions.get::<TcpConnectInfo>();
-        self.tcp = tcp.map(|info| info.local_addr);
-        let mut peer = tcp.and_then(|info| info.remote_addr);
+        if let Some(tls) = extensions.get_mut::<TlsConnectInfo<Ends>>() {
+            tls.get_mut().peer = Peer::unknown();
+        }
+        if let Some(ends) = extensions.remove::<Ends>() {
+            self.tcp = true;
+            self.local = ends.local;
+            return Some(ends.peer);
+        }
+        let mut remote = None;
+        if let Some(tcp) = extensions.get::<TcpConnectInfo>() {
+            self.tcp = true;
+            self.local = tcp.local_addr;
+            remote = tcp.remote_addr;
+        }
         if let Some(tls) = extensions.get::<TlsConnectInfo<TcpConnectInfo>>() {
             self.tls = true;
-            peer = peer.or_else(|| tls.get_ref().remote_addr);
+            remote = remote.or(tls.get_ref().remote_addr);
         }
-        let mut wrapped = None;
-        if let Some(tls) = extensions.get_mut::<TlsConnectInfo<Peer>>() {
-            wrapped = Some(std::mem::replace(tls.get_mut(), Peer::unknown()));
-        }
-        wrapped.or_else(|| peer.map(Peer::from))
+        remote.map(Peer::from)
     }
 
     pub(super) fn any(&self) -> bool {
-        self.tcp.is_some() || self.tls
+        self.tcp || self.tls
     }
 
     pub(super) fn put_back(self, extensions: &mut Extensions, shown: SocketAddr) {
-        if let Some(local_addr) = self.tcp {
-            let remote_addr = Some(shown);
-            set(extensions, TcpConnectInfo { local_addr, remote_addr });
+        if self.tcp {
+            set(extensions, TcpConnectInfo { local_addr: self.local, remote_addr: Some(shown) });
         }
         if self.tls
             && let Some(tls) = extensions.get_mut::<TlsConnectInfo<TcpConnectInfo>>()

@@ -171,7 +171,9 @@ impl Client {
             && let Some(handle) = &known.limits
             && entry.view.method() == Method::Limit
         {
-            return LimitKey::new(entry.question.ask(handle, ScopeValue::Unscoped, || entry.view.window_at(known.seconds)));
+            return LimitKey::new(
+                entry.question.ask(handle, ScopeValue::Unscoped, || entry.view.window_at(known.seconds)),
+            );
         }
         LimitKey::WITHHELD
     }

@@ -1,7 +1,7 @@
 //! Why is this the client? The walk, hop by hop, as the resolver goes it.
 //!
 //! **For tools, not for servers**: an explanation shows addresses. It is made from a peer that somebody typed, never from
-//! a [`Peer`](crate::Peer), so it is no way around the types; all the same, nothing here belongs into a program that
+//! a [`Peer`], so it is no way around the types; all the same, nothing here belongs into a program that
 //! sees real clients.
 
 use std::{fmt, net::IpAddr};
@@ -17,12 +17,15 @@ use crate::addr::{ClientAddr, Peer};
 pub struct Explanation {
     /// Whether the peer's word about the client is believed.
     pub peer_is_believed: bool,
+    /// Whether any header is read at all.
+    pub reads_header: bool,
     /// The hops that were looked at, nearest first.
     pub hops: Vec<Hop>,
     /// The client's address; or why there is none.
     pub client: Result<IpAddr, Withheld>,
     /// What said so: nothing for the peer's own address, otherwise the header.
     pub header: Option<HeaderName>,
+    by_count: bool,
 }
 
 /// One element of the header.
@@ -64,17 +67,19 @@ impl Explanation {
     /// Why this is the client, or why there is none, as a phrase.
     #[must_use]
     pub fn why(&self) -> String {
-        match (self.client, &self.header, self.peer_is_believed) {
-            (Err(why), ..) => why.to_string(),
-            (Ok(_), None, false) => "the peer is not a trusted proxy, so it is the client".to_owned(),
-            (Ok(_), None, true) => "the peer is the client".to_owned(),
-            (Ok(_), Some(header), _) => match self.hops.last().map(|hop| hop.verdict) {
-                Some(HopVerdict::Client) if self.hops.iter().any(|hop| hop.verdict == HopVerdict::Skipped) => {
-                    format!("hop {} in {header}, counted from the right", self.hops.len())
-                }
-                Some(HopVerdict::Client) => format!("the nearest hop in {header} that is not a trusted proxy"),
-                _ => format!("every hop is trusted, and this is the furthest in {header}"),
-            },
+        let header = match (self.client, &self.header) {
+            (Err(why), _) => return why.to_string(),
+            (Ok(_), Some(header)) => header,
+            (Ok(_), None) if !self.reads_header => return "the peer is the client: no header is read".to_owned(),
+            (Ok(_), None) if self.peer_is_believed => {
+                return "the trusted peer sent no header, and is itself the furthest hop".to_owned();
+            }
+            (Ok(_), None) => return "the peer is not a trusted proxy, so it is the client".to_owned(),
+        };
+        match (self.hops.last().map(|hop| hop.verdict), self.by_count) {
+            (Some(HopVerdict::Client), true) => format!("hop {} in {header}, counted from the right", self.hops.len()),
+            (Some(HopVerdict::Client), false) => format!("the nearest hop in {header} that is not a trusted proxy"),
+            _ => format!("every hop is trusted, and this is the furthest in {header}"),
         }
     }
 }
@@ -104,6 +109,8 @@ impl Resolver {
         };
         Ok(Explanation {
             peer_is_believed: believed && self.source.0 != SourceKind::Peer,
+            reads_header: self.source.0 != SourceKind::Peer,
+            by_count: self.hops.is_some(),
             hops,
             client: client.as_ref().map(ClientAddr::revealed).map_err(|why| *why),
             header: header.cloned(),

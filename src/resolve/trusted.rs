@@ -2,10 +2,10 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::addr::{Canonical, Peer};
 
@@ -105,8 +105,13 @@ fn parse_net(entry: &str) -> Option<IpNet> {
     if width.starts_with(['+', '0']) && width != "0" {
         return None;
     }
-    IpNet::new(address.parse().ok()?, width.parse().ok()?).ok()
+    let net = IpNet::new(address.parse().ok()?, width.parse().ok()?).ok()?;
+    // In canonical form these are IPv4 addresses, so this would trust all of IPv4. Who wants that says 0.0.0.0/0.
+    (net != IpNet::V6(NAT64)).then_some(net)
 }
+
+// RFC 6052, 2.1.
+const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
 #[inline]
 fn is_in<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
@@ -136,6 +141,7 @@ impl From<IpNet> for TrustedProxies {
 /// Addresses are compared in their canonical form, so networks of addresses that have another are changed alike.
 fn canonical(net: IpNet) -> IpNet {
     if let IpNet::V6(v6) = net
+        && v6 != NAT64
         && let Some(bits) = v6.prefix_len().checked_sub(96)
         && let Canonical::V4(octets) = Canonical::v6(v6.network().octets())
         && let Ok(v4) = Ipv4Net::new(octets.into(), bits)
@@ -244,6 +250,7 @@ mod tests {
             "fe80::/ffc0::",
             "fe80::1%eth0/64",
             "::ffff:a00:2/136",
+            "64:ff9b::/96",
         ] {
             let error = TrustedProxies::parse(["10.0.0.0/8", entry]).unwrap_err();
             assert!(error.to_string().contains("trusted proxy 2"), "{entry}: {error}");

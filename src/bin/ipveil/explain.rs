@@ -153,26 +153,25 @@ impl Case {
 
     fn resolver(&self) -> Result<Resolver> {
         let trusted = TrustedProxies::parse(&self.trusted)?;
+        let hops = match self.hops {
+            None => None,
+            Some(hops) => match u8::try_from(hops) {
+                Ok(hops) => Some(hops),
+                Err(_) => bail!("hops: {hops} is not usable (expected 0 to 255)"),
+            },
+        };
         let source = match self.source.as_str() {
             "peer" => return Ok(Resolver::direct()),
             name => HeaderName::try_from(name).map(Source::header).map_err(|_| {
                 anyhow!("source: {name:?} is not usable (expected peer, x-forwarded-for, forwarded, or the name of a header)")
             })?,
         };
-        let resolver = match self.hops {
+        let resolver = match hops.map(NonZeroU8::new) {
             None => Resolver::behind(trusted, source),
             // No proxy in between.
-            Some(0) => Resolver::direct(),
-            Some(hops) => {
-                let Some(hops) = u8::try_from(hops).ok().and_then(NonZeroU8::new) else {
-                    bail!("hops: {hops} is not usable (expected 0 to 255)");
-                };
-                let counting = Resolver::hops(hops, source);
-                match self.trusted.is_empty() {
-                    true => counting,
-                    false => counting.only_from(trusted),
-                }
-            }
+            Some(None) => Resolver::direct(),
+            Some(Some(hops)) if self.trusted.is_empty() => Resolver::hops(hops, source),
+            Some(Some(hops)) => Resolver::hops(hops, source).only_from(trusted),
         };
         Ok(match self.furthest_hop {
             true => resolver.furthest_hop(),
@@ -192,7 +191,7 @@ fn show(case: &Case, explanation: &Explanation, output: &mut impl Write) -> Resu
     let believed = match (explanation.peer_is_believed, case.peer.is_some()) {
         (true, true) => "a trusted proxy",
         (true, false) => "taken for a trusted proxy",
-        (false, _) if case.source == "peer" => "taken for the client: no header is read",
+        (false, _) if !explanation.reads_header => "taken for the client: no header is read",
         (false, _) => "not a trusted proxy",
     };
     let width = explanation.hops.iter().map(|hop| hop.text.len()).chain([peer.len()]).max().unwrap_or(0);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// IP-address anonymisation: tools.
+/// IP-address anonymization: tools.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
