@@ -7,8 +7,18 @@
 use super::node::Node;
 
 /// The elements of a comma list without quotes, from the right, without the white space around them.
+#[inline]
 pub(super) fn list_from_right(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.rsplit(|&byte| byte == b',').map(trim)
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let mut start = line.len();
+        while start > 0 && line[start - 1] != b',' {
+            start -= 1;
+        }
+        rest = line[..start].split_last().map(|(_, rest)| rest);
+        Some(trim(&line[start..]))
+    })
 }
 
 /// The elements of a `Forwarded` line, from the right.
@@ -157,21 +167,23 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-// RFC 9110, 5.6.3.
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t')
-}
-
+// RFC 9110, 5.6.3: white space is spaces and tabs.
 #[inline]
 pub(super) fn trim(text: &[u8]) -> &[u8] {
-    let start = text.iter().position(|&byte| !is_space(byte)).unwrap_or(text.len());
-    trim_end(&text[start..])
+    let mut text = text;
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    trim_end(text)
 }
 
 #[inline]
 fn trim_end(text: &[u8]) -> &[u8] {
-    let end = text.iter().rposition(|&byte| !is_space(byte)).map_or(0, |last| last + 1);
-    &text[..end]
+    let mut text = text;
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
 }
 
 #[cfg(test)]
@@ -199,6 +211,19 @@ mod tests {
         assert_eq!(elements(r#"x="a\", b", y="\\", z=1"#), ["z=1", r#"y="\\""#, r#"x="a\", b""#]);
         assert_eq!(elements(""), [""]);
         assert_eq!(elements(","), ["", ""]);
+    }
+
+    #[test]
+    fn a_list_is_split_at_commas() {
+        for (list, elements) in [
+            ("a, b,c", &["c", "b", "a"][..]),
+            (" a\t", &["a"]),
+            ("", &[""]),
+            (",", &["", ""]),
+            ("a,,b ,", &["", "b", "", "a"]),
+        ] {
+            assert!(list_from_right(list.as_bytes()).eq(elements.iter().map(|element| element.as_bytes())), "{list}");
+        }
     }
 
     #[test]
