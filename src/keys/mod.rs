@@ -41,8 +41,12 @@ mod ring;
 mod secret;
 
 use std::{
+    cell::Cell,
     fmt,
-    sync::RwLock,
+    sync::{
+        RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -136,6 +140,21 @@ pub(crate) fn seconds(wall: SystemTime) -> u64 {
 /// How long from `now` until `then`; no time if it is past.
 fn until(then: SystemTime, now: SystemTime) -> Duration {
     then.duration_since(now).unwrap_or_default()
+}
+
+/// A number that differs between threads, so that they take different locks, and count references in different places.
+#[inline]
+pub(crate) fn reader() -> usize {
+    static READERS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static READER: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    READER.with(|reader| {
+        if reader.get() == usize::MAX {
+            reader.set(READERS.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
+        }
+        reader.get()
+    })
 }
 
 /// A name for a key that can be shown: 8 bytes derived from it, from which it can't be computed.

@@ -1,12 +1,11 @@
 //! The key in use now: minted ahead, rotated and destroyed on time.
 
 use std::{
-    cell::Cell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc,
     },
     thread::{self, Thread},
@@ -15,7 +14,7 @@ use std::{
 
 use super::{
     Clock, Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Now, Protection, Request, SystemClock, lend::Lent,
-    until,
+    reader, until,
 };
 
 /// The key in use now. Cheap to clone; all clones are one ring, and dropping the last one destroys its keys.
@@ -690,19 +689,4 @@ fn trace(event: KeyEvent) {
         KeyEvent::Destroyed { key, epoch } => tracing::info!(%key, %epoch, "key destroyed"),
         KeyEvent::SourceFailed { epoch, error } => tracing::warn!(%epoch, %error, "no key from the source"),
     }
-}
-
-/// A number that differs between threads, so that they take different locks.
-#[inline]
-fn reader() -> usize {
-    static READERS: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static READER: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    READER.with(|reader| {
-        if reader.get() == usize::MAX {
-            reader.set(READERS.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
-        }
-        reader.get()
-    })
 }

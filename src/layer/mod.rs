@@ -103,6 +103,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    thread,
 };
 
 #[cfg(feature = "tokio")]
@@ -115,7 +116,7 @@ use tower_service::Service;
 use crate::{
     addr::Peer,
     headers::Strip,
-    keys::KeyRing,
+    keys::{KeyRing, reader},
     policy::{Client, Policy},
     resolve::{Resolver, Withheld},
 };
@@ -131,7 +132,9 @@ pub struct Anonymizer {
 #[derive(Clone)]
 struct Edge {
     resolver: Resolver,
-    policy: Policy,
+    // Copies of one policy, a power of two of them: each client holds a reference, and threads that count references in
+    // one place wait for each other.
+    policies: Box<[Policy]>,
     keys: KeyRing,
     strip: Strip,
     peer_from: Option<TakePeer>,
@@ -144,7 +147,10 @@ impl Anonymizer {
     /// With the default [`Strip`].
     #[must_use]
     pub fn new(resolver: Resolver, policy: Policy, keys: KeyRing) -> Self {
-        let edge = Edge { resolver, policy, keys, strip: Strip::new(), peer_from: None, counts: Arc::default() };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let copies = threads.clamp(1, 64).next_power_of_two();
+        let policies = (0..copies).map(|_| policy.copy()).collect();
+        let edge = Edge { resolver, policies, keys, strip: Strip::new(), peer_from: None, counts: Arc::default() };
         Self { edge: Arc::new(edge) }.strip(Strip::new())
     }
 
@@ -153,9 +159,10 @@ impl Anonymizer {
     #[must_use]
     pub fn strip(mut self, strip: Strip) -> Self {
         let edge = Arc::make_mut(&mut self.edge);
+        let policy = &edge.policies[0];
         edge.strip = strip;
         // Other spellings of what we write would stand beside it.
-        for name in edge.resolver.source_name().into_iter().chain(edge.policy.headers()) {
+        for name in edge.resolver.source_name().into_iter().chain(policy.headers()) {
             edge.strip.always(name);
         }
         self
@@ -189,21 +196,22 @@ impl Anonymizer {
     #[inline]
     pub fn anonymize_in(&self, uri: &Uri, headers: &mut HeaderMap, extensions: &mut Extensions) {
         let edge = &*self.edge;
+        let policy = &edge.policies[reader() & (edge.policies.len() - 1)];
         let (peer, typed) = typed::take(extensions, edge.peer_from);
-        let client = edge.client(peer, uri, headers);
-        let found = edge.strip.find(headers, |name| edge.is_ours(name));
+        let client = edge.client(policy, peer, uri, headers);
+        let found = edge.strip.find(headers, |name| policy.writes(name));
         let place = match found.strip {
             true => {
-                edge.strip.strip_except(headers, |name| edge.is_ours(name));
+                edge.strip.strip_except(headers, |name| policy.writes(name));
                 None
             }
             false => found.ours,
         };
-        let shown = edge.policy.write(&client, |name, value| match value {
+        let shown = policy.write(&client, |name, value| match value {
             Some(value) => set_header(headers, place, name, value),
             None => drop(headers.remove(name)),
         });
-        typed.put_back(extensions, || shown.or_else(|| edge.policy.typed(&client)));
+        typed.put_back(extensions, || shown.or_else(|| policy.typed(&client)));
         extensions.insert(client);
     }
 
@@ -218,7 +226,7 @@ impl fmt::Debug for Anonymizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Anonymizer")
             .field("resolver", &self.edge.resolver)
-            .field("policy", &self.edge.policy)
+            .field("policy", &self.edge.policies[0])
             .field("keys", &self.edge.keys)
             .field("strip", &self.edge.strip)
             .finish_non_exhaustive()
@@ -228,20 +236,14 @@ impl fmt::Debug for Anonymizer {
 impl Edge {
     /// From here on nobody knows the address.
     #[inline]
-    fn client(&self, peer: Peer, uri: &Uri, headers: &HeaderMap) -> Client {
+    fn client(&self, policy: &Policy, peer: Peer, uri: &Uri, headers: &HeaderMap) -> Client {
         self.resolver
             .resolve(peer, headers)
-            .and_then(|address| self.policy.client_of(&address, &self.keys, uri, headers))
+            .and_then(|address| policy.client_of(&address, &self.keys, uri, headers))
             .unwrap_or_else(|why| {
                 self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
-                self.policy.withheld(why)
+                policy.withheld(why)
             })
-    }
-
-    /// Whether the policy writes it, or removes it if there is nothing to write.
-    #[inline]
-    fn is_ours(&self, name: &HeaderName) -> bool {
-        self.policy.headers().any(|ours| ours == name)
     }
 }
 

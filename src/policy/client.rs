@@ -69,16 +69,17 @@ impl Known {
         headers: &HeaderMap,
     ) -> Result<Self, Withheld> {
         let subject = address.subject(policy.range).ok_or(Withheld::ForeignPseudonym)?;
-        let (handle, limits, at) = keys
-            .with(|key, at| {
-                let limits = match policy.limits {
-                    true => Some(subject.limit_handle(key)?),
-                    false => None,
-                };
-                Some((subject.handle(key)?, limits, at))
-            })
-            .flatten()
-            .ok_or(Withheld::NoKey)?;
+        let (mut handle, mut limits) = (None, None);
+        let at = keys.with(|key, at| {
+            handle = subject.handle(key);
+            if policy.limits {
+                limits = subject.limit_handle(key);
+            }
+            at
+        });
+        let (Some(at), Some(handle)) = (at, handle) else {
+            return Err(Withheld::NoKey);
+        };
         let place = match (subject.ready_made(), policy.keep) {
             (Some(ready_made), _) => Place::ReadyMade(ready_made),
             (None, Some(keep)) => subject.network(keep).map_or(Place::Nowhere, Place::Network),

@@ -69,7 +69,9 @@ pub struct Policy {
     inner: Arc<Inner>,
 }
 
+// Away from its neighbors in memory, since its reference count is written to on every request.
 #[derive(Clone)]
+#[repr(align(128))]
 struct Inner {
     views: Vec<Entry>,
     hosts: Option<Hosts>,
@@ -149,6 +151,11 @@ impl Policy {
         Client::new(self.clone(), known)
     }
 
+    /// The same policy in memory of its own: what threads share, they wait for.
+    pub(crate) fn copy(&self) -> Self {
+        Self { inner: Arc::new(Inner::clone(&self.inner)) }
+    }
+
     /// The client of a request.
     #[inline]
     pub(crate) fn client_of(
@@ -193,6 +200,12 @@ impl Policy {
     #[inline]
     pub(crate) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         self.views().filter_map(View::header_name)
+    }
+
+    /// Whether a header is one that the policy sets.
+    #[inline]
+    pub(crate) fn writes(&self, name: &HeaderName) -> bool {
+        self.headers().any(|ours| ours == name)
     }
 
     /// What stands in typed addresses; nothing if it is withheld.
