@@ -52,3 +52,8 @@ pub use self::{
     pseudonym::{LimitKey, Pseudonym, PseudonymRange, RangeError, Token},
     resolve::{Resolver, TrustedProxies},
 };
+
+/// Its examples compile.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -458,3 +458,37 @@ fn the_memory_of_a_destroyed_key_is_gone() {
     drop(key);
     assert_eq!(before, mappings());
 }
+
+#[cfg(feature = "tracing")]
+#[test]
+fn events_name_keys_by_their_public_id_and_say_how_they_are_protected() {
+    use std::io;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    // Start and rotate tell of what they do on the thread that calls them.
+    let (first, protection) = tracing::subscriber::with_default(subscriber, || {
+        let keys = KeyRing::start(MemorySource, Epochs::daily()).unwrap();
+        let first = (keys.key_id().unwrap(), keys.protection().unwrap());
+        keys.rotate().unwrap();
+        first
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains(&format!("key minted key={first}")), "{log}");
+    assert!(log.contains(&format!("protection={protection}")), "{log}");
+    assert!(log.contains(&format!("key destroyed key={first}")), "{log}");
+}
