@@ -1,0 +1,208 @@
+//! What is hashed, how it is framed, and under which key: see the format in the module's docs.
+
+use crate::keys::EpochKey;
+
+/// A client under one epoch key: all its pseudonyms come from here, and its address can't.
+// Aligned, so that moving it is cheap: it is moved on every request.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+pub(crate) struct Handle([u8; 32]);
+
+/// What a handle is for: first byte of its input.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    Pseudonyms = b'H' as isize,
+    Limits = b'L' as isize,
+}
+
+/// Which octets of a client are hashed.
+#[derive(Clone, Copy)]
+pub(crate) enum Octets<'a> {
+    V4(&'a [u8; 4]),
+    V6(&'a [u8]),
+    Pseudonym(&'a [u8; 16]),
+}
+
+impl Handle {
+    #[inline]
+    pub(crate) fn new(key: &EpochKey, purpose: Purpose, octets: Octets<'_>) -> Option<Self> {
+        let (family, octets) = match octets {
+            Octets::V4(octets) => (4, &octets[..]),
+            Octets::V6(octets) => (6, octets),
+            Octets::Pseudonym(octets) => (16, &octets[..]),
+        };
+        let mut input = Input::new(purpose as u8);
+        input.push(&[family]);
+        input.push(octets);
+        key.hash(input.as_bytes()).map(Self)
+    }
+
+    /// The hash of a request's credentials, in the order given.
+    pub(crate) fn session<'a>(&self, credentials: impl Iterator<Item = Credential<'a>>) -> Option<[u8; 16]> {
+        let mut input = Input::new(b'S');
+        let mut any = false;
+        for credential in credentials {
+            any = true;
+            let (kind, parts) = match credential {
+                Credential::Cookie(name, value) => (b'C', [name.as_bytes(), value]),
+                Credential::Authorization(value) => (b'A', [b"", value]),
+            };
+            input.push(&[kind]);
+            for part in parts {
+                input.push(&length(part));
+                input.push(part);
+            }
+        }
+        any.then(|| *input.hash(&self.0).first_chunk().expect("32 bytes hold 16"))
+    }
+}
+
+/// What a handle is asked in one view: the input of a pseudonym's hash, put together beforehand as far as it can be.
+#[derive(Clone)]
+pub(crate) struct Question {
+    // Up to and with the view's name.
+    view: Input,
+    // All of it, if the pseudonym is unscoped and has no window.
+    unscoped: Option<Input>,
+}
+
+impl Question {
+    pub(crate) fn new(view: &str, has_window: bool) -> Self {
+        let mut input = Input::new(b'P');
+        // Checked when the policy was made: a view's name has at most 32 bytes.
+        input.push(&[view.len() as u8]);
+        input.push(view.as_bytes());
+        let mut new = Self { view: input, unscoped: None };
+        if !has_window {
+            new.unscoped = Some(new.put(ScopeValue::Unscoped, 0));
+        }
+        new
+    }
+
+    /// The pseudonym's first 16 bytes, before they take a shape.
+    #[inline]
+    pub(crate) fn ask(&self, handle: &Handle, scope: ScopeValue<'_>, window: impl FnOnce() -> u64) -> [u8; 16] {
+        let hash = match (scope, &self.unscoped) {
+            (ScopeValue::Unscoped, Some(input)) => input.hash(&handle.0),
+            _ => self.put(scope, window()).hash(&handle.0),
+        };
+        *hash.first_chunk().expect("32 bytes hold 16")
+    }
+
+    fn put(&self, scope: ScopeValue<'_>, window: u64) -> Input {
+        let (kind, scope) = match scope {
+            ScopeValue::Unscoped => (0, &[][..]),
+            ScopeValue::Host(host) => (1, host.as_bytes()),
+            ScopeValue::Session(session) => (2, &session[..]),
+            ScopeValue::Fresh(random) => (3, &random[..]),
+            ScopeValue::Named(scope) => (4, scope.as_bytes()),
+        };
+        let mut input = self.view.clone();
+        input.push(&[kind]);
+        input.push(&length(scope));
+        input.push(scope);
+        input.push(&window.to_be_bytes());
+        input
+    }
+}
+
+/// What identifies a session in a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Credential<'a> {
+    Cookie(&'a str, &'a [u8]),
+    Authorization(&'a [u8]),
+}
+
+// No request and no scope has 4 GiB.
+fn length(part: &[u8]) -> [u8; 4] {
+    u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+/// Within what a pseudonym may be compared, as it is hashed.
+#[derive(Clone, Copy)]
+pub(crate) enum ScopeValue<'a> {
+    Unscoped,
+    Host(&'a str),
+    Session(&'a [u8; 16]),
+    Fresh(&'a [u8; 16]),
+    Named(&'a str),
+}
+
+/// The input of a hash, put together on the stack as long as it fits into one block of BLAKE3.
+#[derive(Clone)]
+struct Input {
+    block: [u8; 64],
+    length: usize,
+    rest: Vec<u8>,
+}
+
+impl Input {
+    fn new(first: u8) -> Self {
+        let mut block = [0; 64];
+        block[0] = first;
+        Self { block, length: 1, rest: Vec::new() }
+    }
+
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        if self.rest.is_empty()
+            && let Some(space) = self.block.get_mut(self.length..self.length + bytes.len())
+        {
+            space.copy_from_slice(bytes);
+            self.length += bytes.len();
+        } else {
+            self.push_more(bytes);
+        }
+    }
+
+    #[cold]
+    fn push_more(&mut self, bytes: &[u8]) {
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(&self.block[..self.length]);
+        }
+        self.rest.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self.rest.is_empty() {
+            true => &self.block[..self.length],
+            false => &self.rest,
+        }
+    }
+
+    #[inline]
+    fn hash(&self, key: &[u8; 32]) -> [u8; 32] {
+        *blake3::keyed_hash(key, self.as_bytes()).as_bytes()
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        // Credentials may be in there.
+        zeroize::Zeroize::zeroize(&mut self.rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn inputs_longer_than_a_block_are_hashed_whole(view in "[a-z]{1,32}", scope in ".{0,200}") {
+            let question = Question::new(&view, true);
+            let mut plain = vec![b'P', view.len() as u8];
+            plain.extend_from_slice(view.as_bytes());
+            plain.push(4);
+            plain.extend_from_slice(&(scope.len() as u32).to_be_bytes());
+            plain.extend_from_slice(scope.as_bytes());
+            plain.extend_from_slice(&7_u64.to_be_bytes());
+            let expected = blake3::keyed_hash(&[3; 32], &plain);
+            let hash = question.ask(&Handle([3; 32]), ScopeValue::Named(&scope), || 7);
+            prop_assert_eq!(&hash, &expected.as_bytes()[..16]);
+        }
+    }
+}

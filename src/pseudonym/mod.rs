@@ -1,0 +1,218 @@
+//! What stands for a client outside: how it is hashed, and the shapes in which it can be shown.
+//!
+//! # Format
+//!
+//! The values are a public format: nodes of different versions under one key must agree. All hashes are keyed
+//! BLAKE3; integers are big-endian; nothing is optional, so that no two inputs can be framed alike.
+//!
+//! | value | key | input |
+//! |---|---|---|
+//! | handle | epoch key | `H`, family (4, 6 or 16), octets |
+//! | limit handle | epoch key | `L`, family, octets |
+//! | session | handle | `S`, then per credential: `C` or `A`, length of the cookie's name (4 bytes), name, length of the value (4 bytes), value |
+//! | pseudonym | handle | `P`, length of view (1 byte), view, kind of scope (1 byte), length of scope (4 bytes), scope, window (8 bytes) |
+//! | limit key | limit handle | as for a pseudonym |
+//!
+//! The octets are all four of an IPv4 address (family 4), the first eight of an IPv6 address (6), seven for a limit
+//! handle, or all sixteen of a pseudonym that another edge had made (16). Handles have 32 bytes, all else the first 16 of
+//! a hash. Scopes are of kind 0, everything; 1, a host, by name; 2, a session, by its hash; 3, a request, by 16 random bytes;
+//! 4, the application's own, by its text. The window is the number of whole windows since 1970, 0
+//! for a view without one. A token shows the first 16 bytes of a pseudonym, an IPv6 address the last 100 bits of
+//! those (for a range of 28 bits), an IPv4 address the last 28 bits of the first 4 bytes.
+
+mod hash;
+mod range;
+mod text;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+pub use self::range::{PseudonymRange, RangeError};
+pub(crate) use self::{
+    hash::{Credential, Handle, Octets, Purpose, Question, ScopeValue},
+    text::Text,
+};
+
+/// What stands for a client in one view, one scope and one window of one epoch.
+///
+/// It can't be turned back into an address, and pseudonyms of different views, scopes or epochs can't be compared:
+/// equal clients have unequal ones. It prints in its shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Pseudonym {
+    /// An RFC 7239 obfuscated identifier: for `Forwarded`, logs and analytics.
+    Token(Token),
+    /// An address in a range set aside for hashes: what every parser of addresses accepts.
+    Address(Ipv6Addr),
+    /// An address in `240.0.0.0/4`. 28 bits: among 20,000 clients some pair shares one, more likely than not.
+    AddressV4(Ipv4Addr),
+    /// There is no usable address, no key, or no such view.
+    Withheld,
+}
+
+impl Pseudonym {
+    /// The pseudonym as an address, if that is its shape.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match *self {
+            Self::Address(address) => Some(address.into()),
+            Self::AddressV4(address) => Some(address.into()),
+            Self::Token(_) | Self::Withheld => None,
+        }
+    }
+
+    /// Whether nothing is known of the client here.
+    #[must_use]
+    pub fn is_withheld(&self) -> bool {
+        *self == Self::Withheld
+    }
+
+    pub(crate) fn text(&self) -> Text {
+        match self {
+            Self::Token(token) => token.text(),
+            Self::Address(address) => Text::ipv6(*address),
+            Self::AddressV4(address) => Text::ipv4(*address),
+            Self::Withheld => Text::of(b"unknown"),
+        }
+    }
+}
+
+impl fmt::Display for Pseudonym {
+    /// A withheld one prints as `unknown`, RFC 7239's word for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.text().as_str())
+    }
+}
+
+/// 128 bits of hash as an RFC 7239 obfuscated identifier: `_` and 26 characters of base 32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token([u8; 16]);
+
+impl Token {
+    // RFC 4648 in lower case: survives systems that fold case, and has neither "-" nor ".", which some parsers of
+    // obfuscated identifiers refuse though RFC 7239, 6.3, allows them.
+    const ALPHABET: &'static [u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+    fn text(&self) -> Text {
+        let mut text = Text::of(b"_");
+        let bits = u128::from_be_bytes(self.0);
+        for digit in 0..25 {
+            let value = (bits >> (123 - 5 * digit)) & 31;
+            text.push(Self::ALPHABET[value as usize]);
+        }
+        text.push(Self::ALPHABET[((bits << 2) & 31) as usize]);
+        text
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.text().as_str())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({self})")
+    }
+}
+
+/// What a rate limiter counts by: the same for all requests of a client within a window, whatever the session.
+///
+/// It can be compared and hashed; it can't be printed, logged or stored, since a value that is common to all
+/// accounts behind an address must not be written anywhere.
+///
+/// All withheld clients have one key: hiding one's address must not buy a fresh allowance.
+///
+/// ```
+/// # use ipveil::{LimitKey, keys::*, ClientAddr, policy::*};
+/// fn count<K: std::hash::Hash + Eq>(key: K) { /* … */ }
+/// # fn limit_key() -> LimitKey {
+/// #     let keys = KeyRing::start(MemorySource, Epochs::daily()).unwrap();
+/// #     let policy = Policy::new(Scope::unscoped(), [View::limit("api")]).unwrap();
+/// #     policy.client(&ClientAddr::from(std::net::IpAddr::from([203, 0, 113, 7])), &keys).limit_key("api")
+/// # }
+/// let key: LimitKey = limit_key();
+/// count(key);
+/// ```
+///
+/// ```compile_fail
+/// # use ipveil::{LimitKey, keys::*, ClientAddr, policy::*};
+/// fn log<K: std::fmt::Display>(key: K) { /* … */ }
+/// # fn limit_key() -> LimitKey {
+/// #     let keys = KeyRing::start(MemorySource, Epochs::daily()).unwrap();
+/// #     let policy = Policy::new(Scope::unscoped(), [View::limit("api")]).unwrap();
+/// #     policy.client(&ClientAddr::from(std::net::IpAddr::from([203, 0, 113, 7])), &keys).limit_key("api")
+/// # }
+/// let key: LimitKey = limit_key();
+/// log(key);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LimitKey([u8; 16]);
+
+impl LimitKey {
+    pub(crate) const WITHHELD: Self = Self([0; 16]);
+
+    pub(crate) fn new(hash: [u8; 16]) -> Self {
+        Self(hash)
+    }
+}
+
+impl fmt::Debug for LimitKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LimitKey(..)")
+    }
+}
+
+/// The shape in which a pseudonym is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Token,
+    Address,
+    AddressV4,
+}
+
+impl Shape {
+    #[inline]
+    pub(crate) fn of(self, hash: [u8; 16], range: PseudonymRange) -> Pseudonym {
+        match self {
+            Self::Token => Pseudonym::Token(Token(hash)),
+            Self::Address => Pseudonym::Address(range.address(hash)),
+            Self::AddressV4 => {
+                let [a, b, c, d, ..] = hash;
+                // 255.255.255.255 is everybody's address.
+                let address = (u32::from_be_bytes([a, b, c, d]) | 0xf000_0000).min(u32::MAX - 1);
+                Pseudonym::AddressV4(Ipv4Addr::from_bits(address))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pseudonyms_of_address_shape_are_in_their_range(hash: [u8; 16]) {
+            let range = PseudonymRange::default();
+            let Pseudonym::Address(address) = Shape::Address.of(hash, range) else { unreachable!() };
+            prop_assert!(range.contains(address.octets()));
+            let Pseudonym::AddressV4(address) = Shape::AddressV4.of(hash, range) else { unreachable!() };
+            prop_assert!(address.octets()[0] >= 240 && !address.is_broadcast());
+        }
+    }
+
+    #[test]
+    fn a_token_is_an_obfuscated_identifier_of_128_bits() {
+        assert_eq!(Token([0; 16]).to_string(), "_aaaaaaaaaaaaaaaaaaaaaaaaaa");
+        assert_eq!(Token([255; 16]).to_string(), "_77777777777777777777777774");
+        let mut last = [0; 16];
+        last[15] = 1;
+        assert_ne!(Token(last).to_string(), Token([0; 16]).to_string());
+    }
+}
