@@ -419,6 +419,81 @@ fn a_source_that_panics_is_a_source_without_a_key() {
 }
 
 #[test]
+fn an_observer_that_panics_does_not_stop_the_ring() {
+    let clock = ManualClock::at(DAY * 20_000 + HOUR * 12);
+    let (tell, told) = mpsc::channel();
+    let keys = KeyRing::builder(MemorySource, Epochs::daily())
+        .clock(clock.clone())
+        .on_event(move |event| {
+            tell.send(event).unwrap();
+            panic!("the observer is broken");
+        })
+        .start()
+        .unwrap();
+    for _ in 0..3 {
+        let key = keys.key_id().unwrap();
+        clock.advance(DAY);
+        while destroyed(told.recv().unwrap()) != Some(key) {}
+        keys.rotate().unwrap();
+    }
+}
+
+#[test]
+fn a_clock_that_was_never_set_does_not_lengthen_a_keys_life() {
+    // Before 1970, and then the wall clock stands still.
+    let scene = scene();
+    scene.clock.set_wall(Duration::ZERO);
+    let key = scene.keys.rotate().unwrap();
+    scene.clock.advance(DAY + HOUR);
+    scene.clock.set_wall(Duration::ZERO);
+    assert_ne!(scene.keys.key_id(), Some(key));
+    scene.events.wait_until_destroyed(key);
+}
+
+#[test]
+fn an_answer_that_comes_when_the_clock_says_something_else_is_not_used() {
+    let (source, requests, answers) = slow();
+    answers.send(Err(KeyError::Unavailable)).unwrap();
+    let scene = scene_with(source, WhenUnavailable::Withhold);
+    requests.recv().unwrap();
+    // A year ahead when the source is asked, right when it answers.
+    scene.clock.set_wall(DAY * 20_365);
+    scene.clock.advance(Duration::from_secs(10));
+    assert_eq!(requests.recv().unwrap().epoch.number(), 20_365);
+    scene.clock.set_wall(DAY * 20_000 + HOUR * 12);
+    answers.send(EpochKey::random()).unwrap();
+    let request = requests.recv().unwrap();
+    assert_eq!(request.epoch.number(), 20_000);
+    assert_eq!(scene.keys.key_id(), None);
+    answers.send(EpochKey::random()).unwrap();
+    scene.key();
+    assert_eq!(scene.keys.epoch().unwrap().number(), 20_000);
+}
+
+#[test]
+fn a_clock_that_is_stepped_back_a_little_does_not_leave_the_fleet() {
+    let (source, requests, answers) = slow();
+    answers.send(EpochKey::random()).unwrap();
+    let scene = scene_with(source, WhenUnavailable::Withhold);
+    requests.recv().unwrap();
+    let key = scene.key();
+    scene.clock.advance(HOUR * 12 - Duration::from_secs(5));
+    answers.send(EpochKey::random()).unwrap();
+    let asked = requests.recv().unwrap();
+    let next = scene.wait_until_prepared(key);
+    // A second back, so that the first key is over before its epoch is.
+    scene.clock.set_wall(DAY * 20_001 - Duration::from_secs(6));
+    scene.clock.advance(Duration::from_secs(5));
+    scene.events.wait_until_destroyed(key);
+    assert_eq!(scene.keys.key_id(), Some(next), "nothing is withheld");
+    scene.clock.advance(DAY - Duration::from_secs(5));
+    answers.send(EpochKey::random()).unwrap();
+    let after = requests.recv().unwrap();
+    assert_eq!(after.epoch.number(), asked.epoch.number() + 1);
+    assert_eq!(after.generation, asked.generation, "the same question as every other node's");
+}
+
+#[test]
 fn dropping_the_last_ring_destroys_its_keys() {
     let Scene { clock: _clock, keys, events } = scene();
     let key = keys.key_id().unwrap();
@@ -457,38 +532,4 @@ fn the_memory_of_a_destroyed_key_is_gone() {
     assert_ne!(before, with_key, "a key has memory of its own");
     drop(key);
     assert_eq!(before, mappings());
-}
-
-#[cfg(feature = "tracing")]
-#[test]
-fn events_name_keys_by_their_public_id_and_say_how_they_are_protected() {
-    use std::io;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    // Start and rotate tell of what they do on the thread that calls them.
-    let (first, protection) = tracing::subscriber::with_default(subscriber, || {
-        let keys = KeyRing::start(MemorySource, Epochs::daily()).unwrap();
-        let first = (keys.key_id().unwrap(), keys.protection().unwrap());
-        keys.rotate().unwrap();
-        first
-    });
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(log.contains(&format!("key minted key={first}")), "{log}");
-    assert!(log.contains(&format!("protection={protection}")), "{log}");
-    assert!(log.contains(&format!("key destroyed key={first}")), "{log}");
 }

@@ -1,6 +1,7 @@
 //! The key in use now: minted ahead, rotated and destroyed on time.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -49,11 +50,12 @@ impl KeyRing {
     /// The panic button: destroys the live key, and the next one if it is there already, and puts another in place.
     ///
     /// The old keys are gone before the source is asked for the new one. The new key is of the same epoch, but of a
-    /// later [generation](Request::generation).
+    /// later [generation](Request::generation); it may be a local one, if the source has none: see
+    /// [`WhenUnavailable`].
     ///
     /// # Errors
     ///
-    /// [`KeyError::Unavailable`], or one from the operating system, if there is no new key. The old keys are
+    /// [`KeyError::Unavailable`] if the source has no new key, or does not answer within 10 seconds. The old keys are
     /// destroyed all the same; until the source answers, everything is withheld.
     pub fn rotate(&self) -> Result<KeyId, KeyError> {
         self.shared.rotate()
@@ -168,7 +170,8 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Calls `observer` for each event, from the thread that caused it. It must not call the ring.
+    /// Calls `observer` for each event, on the thread that caused it. It must return quickly, since keys are destroyed by
+    /// the same threads, and must not call the ring.
     pub fn on_event(mut self, observer: impl Fn(KeyEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self
@@ -198,8 +201,8 @@ impl KeyRingBuilder {
             state: Mutex::new(State {
                 current: None,
                 next: None,
-                generation: 0,
-                latest: None,
+                given: BTreeMap::new(),
+                minted: 0,
                 pending: Some(request),
                 retry: None,
                 missing_since: now.monotonic,
@@ -219,11 +222,11 @@ impl KeyRingBuilder {
         shared.arrive(request, answer);
 
         let ring = Arc::downgrade(&shared);
-        spawn("ipveil-source", move || answer_requests(&ring, &asked, source))?;
-        let ring = Arc::downgrade(&shared);
         let keeper = spawn("ipveil-keys", move || keep_time(&ring))?;
         // Only this function sets it.
         let _ = shared.keeper.thread.set(keeper);
+        let ring = Arc::downgrade(&shared);
+        spawn("ipveil-source", move || answer_requests(&ring, &asked, source))?;
         let wake = Arc::downgrade(&shared);
         shared.clock.on_jump(Arc::new(move || {
             if let Some(shared) = wake.upgrade() {
@@ -245,7 +248,8 @@ struct LiveKey {
     key: EpochKey,
     id: KeyId,
     epoch: Epoch,
-    generation: u64,
+    // Which one it is, of all that this ring has had.
+    serial: u64,
     local: bool,
     // By the wall clock.
     start: SystemTime,
@@ -255,18 +259,19 @@ struct LiveKey {
 }
 
 impl LiveKey {
-    fn new(key: EpochKey, request: Request, local: bool, epochs: Epochs, now: Now) -> Arc<Self> {
-        let end = epochs.end(request.epoch);
-        Arc::new(Self {
+    fn new(key: EpochKey, epoch: Epoch, serial: u64, local: bool, epochs: Epochs, now: Now) -> Self {
+        let end = epochs.end(epoch);
+        Self {
             id: key.id(),
             key,
-            epoch: request.epoch,
-            generation: request.generation,
+            epoch,
+            serial,
             local,
-            start: epochs.start(request.epoch),
+            start: epochs.start(epoch),
             end,
-            deadline: now.monotonic + until(end, now.wall),
-        })
+            // At most an epoch, and the time that it was made ahead: however far back the wall clock is.
+            deadline: now.monotonic + until(end, now.wall).min(epochs.period + ahead(epochs)),
+        }
     }
 
     #[inline]
@@ -296,7 +301,7 @@ impl Keys {
         {
             return Some(current);
         }
-        self.next.as_deref().filter(|next| next.has_begun(now) && !next.is_over(now))
+        self.next.as_deref().filter(|next| !next.is_over(now))
     }
 }
 
@@ -316,9 +321,10 @@ struct Shared {
 struct State {
     current: Option<Arc<LiveKey>>,
     next: Option<Arc<LiveKey>>,
-    generation: u64,
-    // The latest epoch for which the source has given a key of this generation.
-    latest: Option<Epoch>,
+    // How many keys the source has given for each epoch. Few: epochs come one after the other.
+    given: BTreeMap<Epoch, u64>,
+    // How many keys there have been, from the source or not.
+    minted: u64,
     // What the source has been asked for and not yet answered.
     pending: Option<Request>,
     // After a failure: not again before this monotonic time, and how long that wait was.
@@ -334,6 +340,9 @@ fn ahead(epochs: Epochs) -> Duration {
 
 /// How long a source that has been asked, and has neither answered nor failed, may leave everything withheld.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long whoever rotates waits for a source that does not answer.
+const LONGEST_ROTATION: Duration = Duration::from_secs(10);
 
 /// The longest sleep: what a suspended machine or a clock set by hand may cost in punctuality, not in correctness.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -382,17 +391,14 @@ impl Shared {
         {
             let mut state = self.lock();
             let now = self.clock.now();
-            if answer.is_ok() && request.generation == state.generation {
-                state.latest = state.latest.max(Some(request.epoch));
-            }
+            self.give_up_on_other_times(&mut state, now);
             // An answer to an older question is a key that was never used; it is dropped here.
             if state.pending == Some(request) {
-                state.pending = None;
                 match answer {
                     Ok(key) => {
-                        let key = LiveKey::new(key, request, false, self.epochs, now);
+                        state.close_pending();
+                        let key = self.live(&mut state, key, request.epoch, false, now);
                         news.minted(&key);
-                        state.retry = None;
                         // Held ready if its time has not come and another key's has.
                         if !key.has_begun(now) && state.current.is_some() {
                             news.retire(state.next.replace(key));
@@ -402,6 +408,8 @@ impl Shared {
                         self.lend_out(&state, &mut news);
                     }
                     Err(error) => {
+                        // Not given, so it may be asked for again.
+                        state.pending = None;
                         let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
                         state.retry = Some((now.monotonic + wait, wait));
                         news.events.push(KeyEvent::SourceFailed { epoch: request.epoch, error });
@@ -418,30 +426,39 @@ impl Shared {
     fn rotate(&self) -> Result<KeyId, KeyError> {
         let mut news = News::default();
         let mut state = self.lock();
-        let now = self.clock.now();
-        let generation = state.next_generation();
+        let before = state.minted;
         news.retire(state.current.take());
         news.retire(state.next.take());
-        state.missing_since = now.monotonic;
-        state.pending = None;
-        state.retry = None;
+        state.missing_since = self.clock.now().monotonic;
+        state.close_pending();
         self.lend_out(&state, &mut news);
         self.settle(&mut state, &mut news);
         drop(state);
         self.tell(news);
 
-        let mut state = self.lock();
-        loop {
-            if let Some(key) = &state.current
-                && key.generation >= generation
-            {
-                return Ok(key.id);
-            }
-            // Failed: `settle` would have put a local key there if it may.
-            if state.retry.is_some() {
-                return Err(KeyError::Unavailable);
-            }
-            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let waiting = |state: &mut State| {
+            // After a failure `settle` would have put a local key there if it may.
+            state.current.as_ref().is_none_or(|key| key.serial <= before) && state.retry.is_none()
+        };
+        let (state, _) = self
+            .arrived
+            .wait_timeout_while(self.lock(), LONGEST_ROTATION, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        let key = state.current.as_ref().filter(|key| key.serial > before);
+        key.map(|key| key.id).ok_or(KeyError::Unavailable)
+    }
+
+    fn live(&self, state: &mut State, key: EpochKey, epoch: Epoch, local: bool, now: Now) -> Arc<LiveKey> {
+        state.minted += 1;
+        Arc::new(LiveKey::new(key, epoch, state.minted, local, self.epochs, now))
+    }
+
+    /// Forgets what was asked for when the clock said something else: a key of a far-away epoch would be used for as
+    /// long as the clock takes to get there.
+    fn give_up_on_other_times(&self, state: &mut State, now: Now) {
+        let present = self.epochs.at(now.wall);
+        if state.pending.is_some_and(|request| request.epoch < present || request.epoch.0 > present.0 + 1) {
+            state.close_pending();
         }
     }
 
@@ -457,10 +474,9 @@ impl Shared {
                 changed = true;
             }
         }
-        if state.current.is_none()
-            && let Some(next) = state.next.take_if(|next| next.has_begun(now))
-        {
-            state.current = Some(next);
+        // Even if its time has not come: then the clock was set back, by so little that the key before is over already.
+        if state.current.is_none() && state.next.is_some() {
+            state.current = state.next.take();
             changed = true;
         }
         if changed {
@@ -470,17 +486,18 @@ impl Shared {
             self.lend_out(state, news);
         }
 
-        if state.pending.is_some_and(|request| self.epochs.end(request.epoch) <= now.wall) {
-            state.pending = None;
-        }
+        self.give_up_on_other_times(state, now);
         let wanted = match &state.current {
             None => Some(present),
-            Some(key) if key.local => Some(key.epoch),
+            Some(key) if key.local => Some(present),
             Some(key) if state.next.is_none() && until(key.end, now.wall) <= ahead(self.epochs) => {
                 Some(Epoch(key.epoch.0 + 1))
             }
             Some(_) => None,
         };
+        if wanted.is_none() {
+            state.retry = None;
+        }
         if let Some(epoch) = wanted
             && state.pending.is_none()
             && state.retry.is_none_or(|(at, _)| now.monotonic >= at)
@@ -497,21 +514,18 @@ impl Shared {
     }
 
     fn ask(&self, state: &mut State, epoch: Epoch) {
-        // That key was given before and is gone: the same question again could bring it back.
-        if state.latest.is_some_and(|latest| epoch <= latest) {
-            state.next_generation();
-        }
-        let request = Request { epoch, generation: state.generation };
+        // A key that was given before is gone: the same question again could bring it back.
+        let generation = state.given.get(&epoch).copied().unwrap_or(0);
+        let request = Request { epoch, generation };
         state.pending = Some(request);
         // No receiver: the ring is being dropped.
         let _ = self.requests.send(request);
     }
 
     fn degrade(&self, state: &mut State, epoch: Epoch, now: Now, news: &mut News) {
-        let request = Request { epoch, generation: state.generation };
         // Without randomness or memory everything stays withheld; the next turn tries again.
         if let Ok(key) = EpochKey::random() {
-            let key = LiveKey::new(key, request, true, self.epochs, now);
+            let key = self.live(state, key, epoch, true, now);
             news.minted(&key);
             state.current = Some(key);
             self.lend_out(state, news);
@@ -544,7 +558,9 @@ impl Shared {
                 sleep = sleep.min(until_asked);
             }
         }
-        if let Some((at, _)) = state.retry {
+        if let Some((at, _)) = state.retry
+            && state.pending.is_none()
+        {
             sleep = sleep.min(at.saturating_duration_since(now.monotonic).max(FIRST_RETRY / 10));
         }
         sleep
@@ -552,11 +568,14 @@ impl Shared {
 
     fn tell(&self, news: News) {
         for event in news.events {
-            #[cfg(feature = "tracing")]
-            trace(event);
-            if let Some(observer) = &self.observer {
-                observer(event);
-            }
+            // An observer that panics, or a subscriber, must not take the ring's threads with it.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                #[cfg(feature = "tracing")]
+                trace(event);
+                if let Some(observer) = &self.observer {
+                    observer(event);
+                }
+            }));
         }
     }
 }
@@ -575,10 +594,17 @@ impl Drop for Shared {
 }
 
 impl State {
-    fn next_generation(&mut self) -> u64 {
-        self.generation += 1;
-        self.latest = None;
-        self.generation
+    /// Whatever comes of the question, it is not asked again: it was answered, or its answer will not be taken.
+    fn close_pending(&mut self) {
+        // More than any clock will be set back.
+        const EPOCHS_REMEMBERED: usize = 4096;
+        if let Some(request) = self.pending.take() {
+            self.given.insert(request.epoch, request.generation + 1);
+            if self.given.len() > EPOCHS_REMEMBERED {
+                self.given.pop_first();
+            }
+        }
+        self.retry = None;
     }
 }
 
@@ -669,6 +695,8 @@ fn keep_time(ring: &Weak<Shared>) {
 // A thread of its own: however long the source takes, the other one destroys on time.
 fn answer_requests(ring: &Weak<Shared>, asked: &mpsc::Receiver<Request>, mut source: Box<dyn KeySource>) {
     while let Ok(request) = asked.recv() {
+        // Of several only the latest is still waited for.
+        let request = asked.try_iter().last().unwrap_or(request);
         let answer = ask(source.as_mut(), request);
         let Some(shared) = ring.upgrade() else { return };
         shared.arrive(request, answer);
@@ -682,11 +710,15 @@ fn ask(source: &mut dyn KeySource, request: Request) -> Result<EpochKey, KeyErro
 
 #[cfg(feature = "tracing")]
 fn trace(event: KeyEvent) {
+    const TARGET: &str = "ipveil::keys";
+
     match event {
         KeyEvent::Minted { key, epoch, protection, local } => {
-            tracing::info!(%key, %epoch, %protection, local, "key minted")
+            tracing::info!(target: TARGET, %key, %epoch, %protection, local, "key minted")
         }
-        KeyEvent::Destroyed { key, epoch } => tracing::info!(%key, %epoch, "key destroyed"),
-        KeyEvent::SourceFailed { epoch, error } => tracing::warn!(%epoch, %error, "no key from the source"),
+        KeyEvent::Destroyed { key, epoch } => tracing::info!(target: TARGET, %key, %epoch, "key destroyed"),
+        KeyEvent::SourceFailed { epoch, error } => {
+            tracing::warn!(target: TARGET, %epoch, %error, "no key from the source")
+        }
     }
 }
