@@ -74,6 +74,10 @@ impl Peer {
         }
     }
 
+    pub(crate) fn is_unknown(self) -> bool {
+        matches!(self.0, PeerKind::Unknown)
+    }
+
     pub(crate) fn is_unix(self) -> bool {
         matches!(self.0, PeerKind::Unix)
     }
@@ -102,33 +106,50 @@ impl fmt::Debug for Peer {
 #[derive(Clone, Copy)]
 pub struct ClientAddr {
     address: Canonical,
-    // A trusted proxy said so, or the address is the peer's: a value in the range of pseudonyms tells them apart.
-    vouched: bool,
+    said_by: SaidBy,
+}
+
+/// Who says that this is the client. Only from a trusted proxy a pseudonym can be an edge's, not the client's claim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SaidBy {
+    Connection,
+    TrustedProxy,
+    /// By a proxy that was not checked: see [`Resolver::hops`](crate::Resolver::hops).
+    AnyProxy,
+}
+
+/// Why there is nothing to hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoSubject {
+    /// It is the unspecified address.
+    NoAddress,
+    /// The client presents a pseudonym that is not its own.
+    ForeignPseudonym,
 }
 
 impl ClientAddr {
-    pub(crate) fn of_peer(address: Canonical) -> Self {
-        Self { address, vouched: false }
+    pub(crate) fn new(address: Canonical, said_by: SaidBy) -> Self {
+        Self { address, said_by }
     }
 
-    pub(crate) fn from_trusted_proxy(address: Canonical) -> Self {
-        Self { address, vouched: true }
-    }
-
-    /// What there is to hash; nothing if the client presents a pseudonym that is not its own.
+    /// What there is to hash.
     #[inline]
-    pub(crate) fn subject(&self, range: PseudonymRange) -> Option<Subject> {
-        match self.address {
-            Canonical::V6(octets) if range.contains(octets) => self.vouched.then_some(Subject::Pseudonym(octets)),
-            Canonical::V4(octets) => Some(Subject::V4(octets)),
-            Canonical::V6(octets) => Some(Subject::V6(octets)),
+    pub(crate) fn subject(&self, range: PseudonymRange) -> Result<Subject, NoSubject> {
+        match self.address.usable() {
+            None => Err(NoSubject::NoAddress),
+            Some(Canonical::V6(octets)) if range.has_only_pseudonyms_at(octets) => match self.said_by {
+                SaidBy::TrustedProxy => Ok(Subject::Pseudonym(octets)),
+                SaidBy::Connection | SaidBy::AnyProxy => Err(NoSubject::ForeignPseudonym),
+            },
+            Some(Canonical::V4(octets)) => Ok(Subject::V4(octets)),
+            Some(Canonical::V6(octets)) => Ok(Subject::V6(octets)),
         }
     }
 }
 
 impl From<IpAddr> for ClientAddr {
     fn from(address: IpAddr) -> Self {
-        Self::of_peer(address.into())
+        Self::new(address.into(), SaidBy::Connection)
     }
 }
 
@@ -153,7 +174,7 @@ impl Subject {
         let octets = match self {
             Self::V4(octets) => Octets::V4(octets),
             // A client owns all 2^64 addresses of its network, and changes within it daily.
-            Self::V6(octets) => Octets::V6(&octets[..8]),
+            Self::V6(octets) => Octets::V6(first_octets(octets, 8)),
             Self::Pseudonym(octets) => Octets::Pseudonym(octets),
         };
         Handle::new(key, Purpose::Pseudonyms, octets)
@@ -164,7 +185,7 @@ impl Subject {
         let octets = match self {
             Self::V4(octets) => Octets::V4(octets),
             // Many a client is given a /56, and could take a fresh allowance from each /64 in it.
-            Self::V6(octets) => Octets::V6(&octets[..7]),
+            Self::V6(octets) => Octets::V6(first_octets(octets, 7)),
             Self::Pseudonym(octets) => Octets::Pseudonym(octets),
         };
         Handle::new(key, Purpose::Limits, octets)
@@ -185,6 +206,16 @@ impl Subject {
             Self::V6(octets) => Some(keep.cut(octets.into())),
             Self::Pseudonym(_) => None,
         }
+    }
+}
+
+/// The octets that are one client's; all of them where many clients are in one /64, each with an IPv4 address at the end.
+#[inline]
+fn first_octets(octets: &[u8; 16], own: usize) -> &[u8] {
+    match octets {
+        // RFC 4291, 2.5.5.1, and RFC 2765, 2.1. RFC 8215: NAT64 with a prefix of one's own.
+        [0, 0, 0, 0, 0, 0, 0, 0, ..] | [0, 0x64, 0xff, 0x9b, 0, 1, ..] => octets,
+        octets => &octets[..own],
     }
 }
 
@@ -266,7 +297,7 @@ impl ClientAddr {
     }
 
     pub(crate) fn is_from_header(&self) -> bool {
-        self.vouched
+        self.said_by != SaidBy::Connection
     }
 }
 
@@ -295,6 +326,22 @@ mod tests {
         assert_eq!(network("2001:db8:1:2:3:4:5:6", finest), "2001:db8:1::/48");
         assert_eq!(network("::ffff:203.0.113.7", finest), "203.0.113.0/24");
         assert_eq!(network("64:ff9b::203.0.113.7", finest), "203.0.113.0/24");
+    }
+
+    #[test]
+    fn the_unspecified_address_is_nobodys() {
+        for nobody in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+            let client = ClientAddr::from(nobody.parse::<IpAddr>().unwrap());
+            assert!(matches!(client.subject(PseudonymRange::ORCHID), Err(NoSubject::NoAddress)), "{nobody}");
+        }
+    }
+
+    #[test]
+    fn a_range_where_real_addresses_are_lets_none_pass() {
+        let range = PseudonymRange::new_where_others_are("fd00::/8".parse().unwrap()).unwrap();
+        let address = Canonical::from("fd12::1".parse::<IpAddr>().unwrap());
+        let subject = ClientAddr::new(address, SaidBy::TrustedProxy).subject(range);
+        assert!(matches!(subject, Ok(Subject::V6(_))));
     }
 
     #[test]

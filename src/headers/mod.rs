@@ -35,13 +35,14 @@ use self::{
 pub struct Strip {
     names: Names,
     globs: Vec<Glob>,
+    kept: Vec<String>,
 }
 
 impl Strip {
     /// What is removed by default.
     #[must_use]
     pub fn new() -> Self {
-        Self { names: Names::new(), globs: Vec::new() }.kinds(Kind::is_removed_by_default)
+        Self { names: Names::new(), globs: Vec::new(), kept: Vec::new() }.kinds(Kind::is_removed_by_default)
     }
 
     /// Countries and continents, too.
@@ -82,7 +83,7 @@ impl Strip {
         Ok(self)
     }
 
-    /// Not headers of this name after all: for one that means something else in your application, such as a `Region`
+    /// Not headers of this name, whatever else says so: for one that means something else in your application, such as a `Region`
     /// that a user chose.
     ///
     /// # Errors
@@ -93,7 +94,7 @@ impl Strip {
         if TABLE.iter().any(|&(known, kind, _)| known == name && kind.is_always_removed()) {
             return Err(StripError::Address);
         }
-        self.names.remove(&name);
+        self.kept.push(name);
         Ok(self)
     }
 
@@ -147,12 +148,15 @@ impl Strip {
     #[inline]
     pub fn removes(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
-        self.names.contains(name) || (!self.globs.is_empty() && self.globs.iter().any(|glob| glob.fits(&fold(name))))
+        let named = self.names.contains(name)
+            || (!self.globs.is_empty() && self.globs.iter().any(|glob| glob.fits(&fold(name))));
+        named && (self.kept.is_empty() || !self.kept.contains(&fold(name)))
     }
 
     /// This one in any case, in every spelling.
     pub(crate) fn always(&mut self, name: &HeaderName) {
         let name = fold(name.as_str());
+        self.kept.retain(|kept| *kept != name);
         match Names::can_hold(&name) {
             true => self.names.insert(&name),
             false => self.globs.push(Glob(vec![name])),
@@ -320,7 +324,9 @@ mod tests {
     #[test]
     fn an_address_can_not_be_kept() {
         assert_eq!(Strip::new().keep(&name("X_Forwarded_For")).unwrap_err(), StripError::Address);
-        assert!(!Strip::new().keep(&name("x-region")).unwrap().removes(&name("x-region")));
+        let strip = Strip::new().keep(&name("x-region")).unwrap().also("x-*").unwrap();
+        assert!(!strip.removes(&name("X_Region")));
+        assert!(strip.removes(&name("x-other")));
     }
 
     proptest! {

@@ -27,11 +27,6 @@ impl Names {
         }
     }
 
-    pub(super) fn remove(&mut self, name: &str) {
-        // The filter may go on saying maybe.
-        self.sorted.retain(|(_, known)| known != name);
-    }
-
     pub(super) fn contains(&self, name: &str) -> bool {
         if !self.may_contain(name) {
             return false;

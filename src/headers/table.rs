@@ -1,5 +1,7 @@
 //! Which request headers say who or where a client is, and where that is documented.
 
+use super::names::fold;
+
 /// What a header gives away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -47,11 +49,18 @@ pub fn known() -> impl Iterator<Item = (&'static str, Kind, &'static str)> {
 
 /// Whether an application expects an address in it.
 pub(crate) fn takes_address(name: &str) -> bool {
+    let name = fold(name);
     TABLE.iter().any(|&(known, kind, _)| known == name && kind == Kind::Address && name != "forwarded")
 }
 
 /// Names are folded.
 pub(super) const TABLE: &[(&str, Kind, &str)] = &[
+    ("eo-connecting-ip", Kind::Address, "Tencent EdgeOne"),
+    ("x-amzn-request-context", Kind::Address, "AWS Lambda Web Adapter"),
+    ("x-apigateway-context", Kind::Address, "serverless adapters for API Gateway"),
+    ("x-apigateway-event", Kind::Address, "serverless adapters for API Gateway"),
+    ("x-forwarded-server", Kind::PointOfPresence, "Fastly"),
+    ("fastly-ff", Kind::PointOfPresence, "Fastly"),
     ("akamai-client-ip", Kind::Address, "Akamai"),
     ("ali-cdn-real-ip", Kind::Address, "code that reads Alibaba and Tencent headers"),
     ("ali-real-client-ip", Kind::Address, "code that reads Alibaba and Tencent headers"),

@@ -28,9 +28,11 @@
 //! overwritten. They were never swapped, dumped or inherited by a child process, if [`KeyRing::protection`] says
 //! so. What is not covered:
 //!
-//! - BLAKE3 copies the key to the stack of the thread that hashes, and that copy stays until the stack is written
-//!   over, which the next hash on that thread does, under the new key. Reading it takes a debugger on, or a dump
-//!   of, the running process.
+//! - BLAKE3 copies the key to the stack of each thread that hashes, and a copy stays there until that part of the stack is
+//!   written over: usually by the thread's next hash, for an idle thread not before it has work again. Stacks can be
+//!   swapped and dumped: turn core dumps and swap off where that matters.
+//! - A [`Client`](crate::Client) that is kept beyond its request goes on giving that one client's pseudonyms: it holds a
+//!   hash made with the key, not the key. It is wiped by nobody.
 //! - Whoever reads the memory of the running process *while* a key lives has that key.
 //! - A suspended machine writes all memory to disk. With [`Protection::SecretMemory`] Linux refuses to hibernate.
 
@@ -218,15 +220,15 @@ impl EpochKey {
 
 /// Where epoch keys come from.
 ///
-/// A ring calls it from its own thread (and from [`KeyRing::rotate`]), never from a request, so it may block; until
-/// it answers, no new key is in use.
+/// A ring calls it on a thread of its own, and the first time where the ring is started; never from a request. So it may
+/// block: keys are destroyed on time all the same, and until it answers, [`WhenUnavailable`] says what happens.
 ///
 /// # Security
 ///
 /// - A source that derives keys from something it keeps makes every past pseudonym reversible for whoever gets
 ///   hold of that thing. Keys must be independent.
-/// - A source must not answer the same request with a key that it was told is destroyed: [`Request`]s never repeat,
-///   so there is no reason to.
+/// - A request that was answered is never repeated, so a source has no reason to keep what it has given. One that failed
+///   is asked again.
 /// - Nodes that share a source get the same key for the same request, or their pseudonyms differ.
 pub trait KeySource: Send {
     /// The key for `request`.
@@ -237,15 +239,15 @@ pub trait KeySource: Send {
     fn key(&mut self, request: Request) -> Result<EpochKey, KeyError>;
 }
 
-/// What a ring asks a source for. No two requests of one ring are equal.
+/// What a ring asks a source for. None is repeated once it was answered with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Request {
     /// The epoch in which the key will be used. Usually the present or the next one; an earlier one than before
     /// only if the clock was set back.
     pub epoch: Epoch,
-    /// How many keys of this ring came before on request of an operator ([`KeyRing::rotate`]) or because a key
-    /// died before its epoch did. A node that has just started is at 0.
+    /// How many keys this ring has been given for the epoch already: they were destroyed by [`KeyRing::rotate`], or the
+    /// clock was set back. Usually 0.
     pub generation: u64,
 }
 

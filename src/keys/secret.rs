@@ -21,7 +21,7 @@ pub enum Protection {
     /// child. Readable to root.
     Locked,
     /// Ordinary memory, wiped when dropped: the system refused to lock it (often `RLIMIT_MEMLOCK`), or has no way
-    /// to. It may reach swap or a core dump.
+    /// to. It may reach swap; elsewhere than on Linux also a core dump, or a forked child.
     Unprotected,
 }
 
@@ -165,9 +165,11 @@ mod imp {
         let start = page.as_ptr().cast();
         // SAFETY: exactly the mapping made above; none of the calls reads or writes it.
         let locked = unsafe {
-            libc::mlock(start, length) == 0
-                && libc::madvise(start, length, libc::MADV_DONTDUMP) == 0
-                && libc::madvise(start, length, libc::MADV_WIPEONFORK) == 0
+            // All three, whatever the others say: only the first has a limit that may be reached.
+            let locked = libc::mlock(start, length) == 0;
+            let dumped = libc::madvise(start, length, libc::MADV_DONTDUMP) != 0;
+            let inherited = libc::madvise(start, length, libc::MADV_WIPEONFORK) != 0;
+            locked && !dumped && !inherited
         };
         let protection = if locked { Protection::Locked } else { Protection::Unprotected };
         Ok((page, protection))

@@ -11,7 +11,7 @@ use super::{
     view::{Method, Shown},
 };
 use crate::{
-    addr::ClientAddr,
+    addr::{ClientAddr, NoSubject},
     keys::{KeyRing, seconds},
     pseudonym::{Handle, LimitKey, Pseudonym, ScopeValue, Shape},
     resolve::Withheld,
@@ -68,7 +68,10 @@ impl Known {
         host: Option<Host>,
         headers: &HeaderMap,
     ) -> Result<Self, Withheld> {
-        let subject = address.subject(policy.range).ok_or(Withheld::ForeignPseudonym)?;
+        let subject = address.subject(policy.range).map_err(|why| match why {
+            NoSubject::NoAddress => Withheld::NoPeerAddress,
+            NoSubject::ForeignPseudonym => Withheld::ForeignPseudonym,
+        })?;
         let (mut handle, mut limits) = (None, None);
         let at = keys.with(|key, at| {
             handle = subject.handle(key);

@@ -31,7 +31,8 @@ impl Scope {
     }
 
     /// A session: equal for one login at one address. A request without a session gets a fresh random pseudonym, as RFC
-    /// 7239, 8.3, recommends.
+    /// 7239, 8.3, recommends; the login itself is usually one of these, so what is stored there should be
+    /// [scoped](crate::Client::scoped) to the user.
     #[must_use]
     pub fn per_session(session: Session) -> Self {
         Self(Kind::Session(session))

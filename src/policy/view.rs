@@ -36,6 +36,9 @@ impl View {
 
     /// Sees a pseudonym in the shape of an IPv6 address that is nobody's, in `2001:20::/28` (RFC 7343): what
     /// `X-Forwarded-For`, typed addresses and database columns for addresses accept. 100 bits.
+    ///
+    /// A pseudonym of this shape that a trusted proxy passes on was made by an ipveil before this one. It is shown as it is,
+    /// in every view of this shape, whatever scope they have here: the first edge has decided that.
     #[must_use]
     pub fn address(name: impl Into<String>) -> Self {
         Self::new(name, Method::Pseudonym(Shape::Address))
@@ -65,7 +68,8 @@ impl View {
     }
 
     /// Counts a client's requests, and sees nothing of it: a [`LimitKey`](crate::LimitKey), the same in all sessions.
-    /// Its window is 10 minutes unless [set](Self::window). All of an IPv6 /56 is one client.
+    /// Its window is 10 minutes unless [set](Self::window), and at its end the count begins anew: take one longer than the
+    /// limiter's own. All of an IPv6 /56 is one client.
     #[must_use]
     pub fn limit(name: impl Into<String>) -> Self {
         Self::new(name, Method::Limit).window(Duration::from_secs(600))

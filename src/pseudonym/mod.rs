@@ -13,12 +13,15 @@
 //! | pseudonym | handle | `P`, length of view (1 byte), view, kind of scope (1 byte), length of scope (4 bytes), scope, window (8 bytes) |
 //! | limit key | limit handle | as for a pseudonym |
 //!
-//! The octets are all four of an IPv4 address (family 4), the first eight of an IPv6 address (6), seven for a limit
-//! handle, or all sixteen of a pseudonym that another edge had made (16). Handles have 32 bytes, all else the first 16 of
-//! a hash. Scopes are of kind 0, everything; 1, a host, by name; 2, a session, by its hash; 3, a request, by 16 random bytes;
-//! 4, the application's own, by its text. The window is the number of whole windows since 1970, 0
-//! for a view without one. A token shows the first 16 bytes of a pseudonym, an IPv6 address the last 100 bits of
-//! those (for a range of 28 bits), an IPv4 address the last 28 bits of the first 4 bytes.
+//! - **Octets**: all four of an IPv4 address (family 4). The first eight of an IPv6 address (family 6), seven for a limit
+//!   handle; all sixteen where the first eight are zero or begin `0064:ff9b:0001`, since many clients share those. All
+//!   sixteen of a pseudonym that another edge has made (family 16).
+//! - **Scope**: kind 0, everything, with no value; 1, a host, by name; 2, a session, by its hash; 3, a request, by 16 random
+//!   bytes; 4, the application's own, by its text.
+//! - **Window**: the number of whole windows since 1970; 0 for a view without windows.
+//!
+//! Handles are whole hashes, all else is the first 16 bytes of one. A token shows these; an IPv6 address the last of their
+//! bits, 100 of them for a range of 28 bits; an IPv4 address the last 28 of the first 32.
 
 mod hash;
 mod range;
@@ -121,8 +124,9 @@ impl fmt::Debug for Token {
 
 /// What a rate limiter counts by: the same for all requests of a client within a window, whatever the session.
 ///
-/// It can be compared and hashed; it can't be printed, logged or stored, since a value that is common to all
-/// accounts behind an address must not be written anywhere.
+/// It can be compared and hashed, and has no way to be printed or stored, since a value that is common to all accounts
+/// behind an address must not be written anywhere. That guards against accidents: who means to can feed it to a hasher of
+/// his own, and write down what comes out.
 ///
 /// All withheld clients have one key: hiding one's address must not buy a fresh allowance.
 ///

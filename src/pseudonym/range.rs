@@ -12,11 +12,13 @@ use ipnet::Ipv6Net;
 pub struct PseudonymRange {
     prefix: u128,
     bits: u8,
+    // Nobody's address is in it, so that what is in it was made by an edge.
+    is_reserved: bool,
 }
 
 impl PseudonymRange {
     /// RFC 7343's `2001:20::/28`.
-    pub const ORCHID: Self = Self { prefix: 0x2001_0020 << 96, bits: 28 };
+    pub const ORCHID: Self = Self { prefix: 0x2001_0020 << 96, bits: 28, is_reserved: true };
 
     /// Another range, with room for at least 64 bits of hash.
     ///
@@ -26,7 +28,8 @@ impl PseudonymRange {
     /// [`RangeError::Private`] if it is in `fc00::/7`: frameworks take such an address for a trusted proxy, and skip it
     /// or exempt it; [`RangeError::InUse`] if real clients can have an address in it.
     pub fn new(range: Ipv6Net) -> Result<Self, RangeError> {
-        let new = Self::of(range)?;
+        let mut new = Self::of(range)?;
+        new.is_reserved = true;
         let first = range.network().segments()[0];
         if first & 0xfe00 == 0xfc00 {
             return Err(RangeError::Private);
@@ -48,7 +51,8 @@ impl PseudonymRange {
     /// Another range, even one where real addresses are.
     ///
     /// In `fd00::/8` an application that trusts private networks by default will take each pseudonym for one of its own
-    /// proxies. In a routed range a pseudonym may be a bystander's address.
+    /// proxies. In a routed range a pseudonym may be a bystander's address. And since what is in such a range may be a real
+    /// address, a pseudonym that an edge before this one has made is hashed once more instead of passed on.
     ///
     /// # Errors
     ///
@@ -60,7 +64,7 @@ impl PseudonymRange {
     fn of(range: Ipv6Net) -> Result<Self, RangeError> {
         match range.prefix_len() {
             0..8 => Err(RangeError::TooWide),
-            8..=64 => Ok(Self { prefix: range.network().to_bits(), bits: range.prefix_len() }),
+            8..=64 => Ok(Self { prefix: range.network().to_bits(), bits: range.prefix_len(), is_reserved: false }),
             _ => Err(RangeError::TooNarrow),
         }
     }
@@ -69,7 +73,12 @@ impl PseudonymRange {
         net(self.prefix, self.bits)
     }
 
-    pub(crate) fn contains(self, octets: [u8; 16]) -> bool {
+    /// Whether this can only be a pseudonym.
+    pub(crate) fn has_only_pseudonyms_at(self, octets: [u8; 16]) -> bool {
+        self.is_reserved && self.contains(octets)
+    }
+
+    pub(super) fn contains(self, octets: [u8; 16]) -> bool {
         (u128::from_be_bytes(octets) ^ self.prefix) >> (128 - self.bits) == 0
     }
 

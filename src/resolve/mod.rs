@@ -6,7 +6,7 @@
 //!    proxy that writes one passes the others on as the client sent them.
 //! 3. The walk goes **from right to left**, from the nearest hop to the furthest: what the nearest proxy appended is
 //!    to the right of whatever the client sent. The first hop that is not a trusted proxy is the client. Several lines
-//!    of the header are one list.
+//!    of the header are one list. Empty elements are not hops (RFC 9110, 5.6.1.2).
 //! 4. **A hop that is not an address ends the walk**, and the client is withheld: `unknown`, an obfuscated identifier,
 //!    garbage. To skip it would let a client choose where the walk goes on.
 //! 5. When all hops are trusted, or a trusted proxy sent no header, the client is withheld too.
@@ -44,13 +44,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
 use self::node::Node;
 pub use self::trusted::{TrustedError, TrustedProxies};
-use crate::addr::{Canonical, ClientAddr, Peer};
+use crate::addr::{Canonical, ClientAddr, Peer, SaidBy};
 
 /// Finds the client of a request. See the [module](self) for the rules.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     source: Source,
+    // Whom to step over.
     trusted: Option<TrustedProxies>,
+    // Whose word to take, if not theirs.
+    peers: Option<TrustedProxies>,
     hops: Option<NonZeroU8>,
     furthest_hop: bool,
 }
@@ -59,29 +62,30 @@ impl Resolver {
     /// The client is the peer, whatever the headers say: for a server that clients connect to directly.
     #[must_use]
     pub fn direct() -> Self {
-        Self { source: Source(SourceKind::Peer), trusted: None, hops: None, furthest_hop: false }
+        Self { source: Source(SourceKind::Peer), trusted: None, peers: None, hops: None, furthest_hop: false }
     }
 
     /// The client is the first hop, from the nearest, that is not trusted.
     #[must_use]
     pub fn behind(trusted: TrustedProxies, source: Source) -> Self {
-        Self { source, trusted: Some(trusted), hops: None, furthest_hop: false }
+        Self { source, trusted: Some(trusted), peers: None, hops: None, furthest_hop: false }
     }
 
     /// The client is what the last of exactly `hops` proxies says, counted from the client: with 1, the rightmost
     /// element.
     ///
     /// Every peer is believed: right only where nobody can connect except through those proxies.
-    /// [`only_from`](Self::only_from) adds the check.
+    /// [`only_from`](Self::only_from) adds the check; without it, a pseudonym that an edge in front has made is withheld
+    /// instead of passed on. A header that holds a single address is one hop.
     #[must_use]
     pub fn hops(hops: NonZeroU8, source: Source) -> Self {
-        Self { source, trusted: None, hops: Some(hops), furthest_hop: false }
+        Self { source, trusted: None, peers: None, hops: Some(hops), furthest_hop: false }
     }
 
-    /// Believes a peer only if it is one of these; of any other peer, it is the client itself.
+    /// Believes a peer only if it is one of these; any other peer is the client itself.
     #[must_use]
-    pub fn only_from(mut self, trusted: TrustedProxies) -> Self {
-        self.trusted = Some(trusted);
+    pub fn only_from(mut self, peers: TrustedProxies) -> Self {
+        self.peers = Some(peers);
         self
     }
 
@@ -112,7 +116,8 @@ impl Resolver {
 
     #[inline]
     fn believes(&self, peer: Peer) -> bool {
-        self.trusted.as_ref().is_none_or(|trusted| trusted.trust(peer))
+        let believed = self.peers.as_ref().or(self.trusted.as_ref());
+        !peer.is_unknown() && believed.is_none_or(|believed| believed.trust(peer))
     }
 
     fn walk(
@@ -122,7 +127,14 @@ impl Resolver {
         headers: &HeaderMap,
         watch: &mut impl Watch,
     ) -> Result<ClientAddr, Withheld> {
-        let of_peer = || peer.address().map(ClientAddr::of_peer).ok_or(Withheld::NoPeerAddress);
+        let of_peer = || {
+            let address = peer.address().ok_or(Withheld::NoPeerAddress)?;
+            Ok(ClientAddr::new(address, SaidBy::Connection))
+        };
+        let said_by = match (&self.peers, &self.trusted) {
+            (None, None) => SaidBy::AnyProxy,
+            _ => SaidBy::TrustedProxy,
+        };
         let Some(name) = self.source.0.name().filter(|_| believed) else {
             return of_peer();
         };
@@ -142,11 +154,11 @@ impl Resolver {
             Some(_) => walk.source(&self.source.0, headers.get_all(name).iter())?,
         };
         if let Some(client) = client {
-            return Ok(ClientAddr::from_trusted_proxy(client));
+            return Ok(ClientAddr::new(client, said_by));
         }
         match (walk.stop, walk.furthest) {
             (Stop::AfterHops(_), _) if walk.left < MOST_ELEMENTS => Err(Withheld::TooFewHops),
-            (_, Some(furthest)) if self.furthest_hop => Ok(ClientAddr::from_trusted_proxy(furthest)),
+            (_, Some(furthest)) if self.furthest_hop => Ok(ClientAddr::new(furthest, said_by)),
             (_, None) if self.furthest_hop => of_peer(),
             (_, Some(_)) => Err(Withheld::AllTrusted),
             (_, None) => Err(Withheld::NoHeader),
