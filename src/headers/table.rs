@@ -20,14 +20,14 @@ pub enum Kind {
     RoundTrip,
     /// Which proxies the request came through: an office's proxy is an office. Removed.
     ProxyHop,
-    /// The client's country or continent. Kept, unless [asked for](Strip::countries).
+    /// The client's country or continent. Kept, unless [asked for](super::Strip::countries).
     Country,
-    /// A client's certificate, or something from it. Kept, unless [asked for](Strip::certificates).
+    /// A client's certificate, or something from it. Kept, unless [asked for](super::Strip::certificates).
     Certificate,
-    /// A fingerprint of the client's TLS. Kept, unless [asked for](Strip::fingerprints).
+    /// A fingerprint of the client's TLS. Kept, unless [asked for](super::Strip::fingerprints).
     Fingerprint,
     /// An id under which a CDN, a load balancer or a tracer logs the same request, with its address maybe. Kept,
-    /// unless [asked for](Strip::join_keys).
+    /// unless [asked for](super::Strip::join_keys).
     JoinKey,
 }
 
