@@ -6,14 +6,14 @@
 //! users at the same place?*
 //!
 //! ```text
-//!             raw, unprintable            │            pseudonyms only, irreversible
+//!             raw, unprintable            │            pseudonyms and networks only
 //!  socket ─► Peer ─► Resolver ─► ClientAddr ─► Policy (views) ─► headers, extensions ─► application
 //!                    ▲ headers            │        ▲
 //!                    TrustedProxies       │     KeyRing ◄── KeySource
 //! ```
 //!
 //! Left of the line nothing can be printed: raw types have no `Display`, no accessor, no comparison. Right of it nothing
-//! can be turned back.
+//! can be turned back into an address.
 //!
 //! | to | see |
 //! |---|---|
@@ -53,7 +53,7 @@ pub use self::{
     resolve::{Resolver, TrustedProxies},
 };
 
-/// Its examples compile.
+/// Its program compiles.
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

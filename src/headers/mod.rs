@@ -1,6 +1,6 @@
 //! Request headers that say who or where a client is, and what removes them.
 //!
-//! One table, each entry with what it carries and where that is documented. Names are compared as CGI-like
+//! One table, each entry with what it carries and where that is documented, or was seen. Names are compared as CGI-like
 //! applications see them: in lower case, with `_` and `.` as `-`, so that `X_Forwarded_For` is `X-Forwarded-For`.
 
 mod names;
@@ -19,7 +19,8 @@ use self::{
 
 /// Removes what it is told to from a request's headers.
 ///
-/// By default that is every [known](known()) header that carries an address, a port, or a location finer than a country.
+/// By default that is every [known](known()) header that carries an address, a port, or a location finer than a country, or
+/// tells of the way that the request came.
 ///
 /// ```
 /// use ipveil::headers::Strip;
@@ -83,7 +84,7 @@ impl Strip {
         Ok(self)
     }
 
-    /// Not headers of this name, whatever else says so: for one that means something else in your application, such as a `Region`
+    /// Not headers of this name, whatever else says so: for one that means something else in your application, such as an `X-Region`
     /// that a user chose.
     ///
     /// # Errors

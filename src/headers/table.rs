@@ -1,4 +1,4 @@
-//! Which request headers say who or where a client is, and where that is documented.
+//! Which request headers say who or where a client is, and where that is documented, or was seen.
 
 use super::names::fold;
 
@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-/// The known headers: name, what it gives away, and where that is documented.
+/// The known headers: name, what it gives away, and where that is documented, or was seen.
 pub fn known() -> impl Iterator<Item = (&'static str, Kind, &'static str)> {
     TABLE.iter().copied()
 }
@@ -55,12 +55,6 @@ pub(crate) fn takes_address(name: &str) -> bool {
 
 /// Names are folded.
 pub(super) const TABLE: &[(&str, Kind, &str)] = &[
-    ("eo-connecting-ip", Kind::Address, "Tencent EdgeOne"),
-    ("x-amzn-request-context", Kind::Address, "AWS Lambda Web Adapter"),
-    ("x-apigateway-context", Kind::Address, "serverless adapters for API Gateway"),
-    ("x-apigateway-event", Kind::Address, "serverless adapters for API Gateway"),
-    ("x-forwarded-server", Kind::PointOfPresence, "Fastly"),
-    ("fastly-ff", Kind::PointOfPresence, "Fastly"),
     ("akamai-client-ip", Kind::Address, "Akamai"),
     ("ali-cdn-real-ip", Kind::Address, "code that reads Alibaba and Tencent headers"),
     ("ali-real-client-ip", Kind::Address, "code that reads Alibaba and Tencent headers"),
@@ -77,6 +71,7 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     ("coming-from", Kind::Address, "code that scans for proxies"),
     ("do-connecting-ip", Kind::Address, "umami"),
     ("eo-client-ip", Kind::Address, "code that reads Alibaba and Tencent headers"),
+    ("eo-connecting-ip", Kind::Address, "Tencent EdgeOne"),
     ("fastly-client-ip", Kind::Address, "Fastly"),
     ("fly-client-ip", Kind::Address, "Fly.io docs"),
     ("forwarded", Kind::Address, "RFC 7239"),
@@ -86,22 +81,30 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     ("http-client-ip", Kind::Address, "code that scans for proxies"),
     ("http-x-forwarded-for", Kind::Address, "code that scans for proxies"),
     ("incap-client-ip", Kind::Address, "code that reads Imperva, Sucuri and others"),
+    ("ip", Kind::Address, "seen in the wild"),
     ("proxy-client-ip", Kind::Address, "WebLogic and its imitators"),
+    ("real-ip", Kind::Address, "seen in the wild"),
     ("remote-addr", Kind::Address, "seen in the wild"),
     ("remote-host", Kind::Address, "CGI, RFC 3875"),
     ("true-client-ip", Kind::Address, "Cloudflare docs, managed transforms"),
     ("tx-client-ip", Kind::Address, "code that reads Alibaba and Tencent headers"),
     ("wl-proxy-client-ip", Kind::Address, "WebLogic and its imitators"),
     ("x-akamai-client-ip", Kind::Address, "Akamai"),
+    ("x-amzn-request-context", Kind::Address, "AWS Lambda Web Adapter"),
+    ("x-apigateway-context", Kind::Address, "serverless adapters for API Gateway"),
+    ("x-apigateway-event", Kind::Address, "serverless adapters for API Gateway"),
     ("x-appengine-remote-addr", Kind::Address, "App Engine docs"),
     ("x-appengine-user-ip", Kind::Address, "umami"),
     ("x-azure-client-ip", Kind::Address, "seen in the wild"),
     ("x-azure-clientip", Kind::Address, "Azure Front Door docs"),
     ("x-azure-socketip", Kind::Address, "Azure Front Door docs"),
+    ("x-cdn-src-ip", Kind::Address, "seen in the wild"),
+    ("x-client-addr", Kind::Address, "seen in the wild"),
     ("x-client-ip", Kind::Address, "python-ipware"),
     ("x-client-ip-address", Kind::Address, "Google load balancer docs, custom headers"),
     ("x-cluster-client-ip", Kind::Address, "python-ipware"),
     ("x-coming-from", Kind::Address, "code that scans for proxies"),
+    ("x-edge-ip", Kind::Address, "seen in the wild"),
     ("x-envoy-client-ip", Kind::Address, "seen in the wild"),
     ("x-envoy-external-address", Kind::Address, "Envoy"),
     ("x-forwarded", Kind::Address, "python-ipware"),
@@ -109,12 +112,16 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     ("x-forwarded-client-ip", Kind::Address, "seen in the wild"),
     ("x-forwarded-for", Kind::Address, "RFC 7239, 7.4"),
     ("x-forwarded-for-ip", Kind::Address, "code that scans for proxies"),
+    ("x-forwarded-ip", Kind::Address, "seen in the wild"),
     ("x-forwarded-server-ip", Kind::Address, "seen in the wild"),
     ("x-gateway-client-ip", Kind::Address, "seen in the wild"),
     ("x-host", Kind::Address, "seen in the wild"),
+    ("x-ip", Kind::Address, "seen in the wild"),
+    ("x-lb-client-ip", Kind::Address, "seen in the wild"),
     ("x-ms-forwarded-client-ip", Kind::Address, "AD FS, MS-ADFSPIP"),
     ("x-nf-client-connection-ip", Kind::Address, "umami"),
     ("x-nokia-ipaddress", Kind::Address, "mobile gateways"),
+    ("x-ns-client-ip", Kind::Address, "seen in the wild"),
     ("x-original-client-ip", Kind::Address, "seen in the wild"),
     ("x-original-forwarded-for", Kind::Address, "ingress header lists"),
     ("x-original-ip", Kind::Address, "seen in the wild"),
@@ -139,6 +146,7 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     ("x-wap-network-client-ip", Kind::Address, "mobile gateways"),
     ("remote-port", Kind::Port, "CGI, RFC 3875 convention"),
     ("x-client-port", Kind::Port, "Azure App Service"),
+    ("x-client-source-port", Kind::Port, "seen in the wild"),
     ("x-forwarded-client-port", Kind::Port, "seen in the wild"),
     ("x-real-port", Kind::Port, "nginx convention"),
     ("x-remote-port", Kind::Port, "nginx convention"),
@@ -209,8 +217,10 @@ pub(super) const TABLE: &[(&str, Kind, &str)] = &[
     ("cdn-serverid", Kind::PointOfPresence, "Bunny"),
     ("cdn-serverzone", Kind::PointOfPresence, "Bunny"),
     ("cf-ray", Kind::PointOfPresence, "Cloudflare docs, HTTP headers"),
+    ("fastly-ff", Kind::PointOfPresence, "Fastly"),
     ("fly-region", Kind::PointOfPresence, "Fly.io docs"),
     ("x-azure-ref", Kind::PointOfPresence, "Azure Front Door docs"),
+    ("x-forwarded-server", Kind::PointOfPresence, "Fastly"),
     ("x-vercel-id", Kind::PointOfPresence, "Vercel functions package"),
     ("x-client-rtt-msec", Kind::RoundTrip, "Google load balancer docs, custom headers"),
     ("via", Kind::ProxyHop, "RFC 9110, 7.6.3"),

@@ -3,9 +3,10 @@
 //! 1. Time is cut into **epochs** of equal length, counted from 1970-01-01 00:00 UTC ([`Epochs`]). Nodes whose
 //!    clocks agree are in the same epoch without talking.
 //! 2. Each epoch has a **key** of 32 random bytes, made by a [`KeySource`]. No key is derived from another: there
-//!    is no master key from which a past one could be computed again.
-//! 3. A [`KeyRing`] holds the key in use, and shortly before an epoch ends also the next one. One plain thread,
-//!    started with the ring, mints, rotates and destroys on time, with or without traffic.
+//!    is no master key from which a past one could be computed again. (A [`KeySource`] of your own has to keep to that.)
+//! 3. A [`KeyRing`] holds the key in use, and shortly before an epoch ends also the next one. A plain thread, started with
+//!    the ring, rotates and destroys on time, with or without traffic. Another asks the source, so that one that takes its
+//!    time delays nothing.
 //! 4. **No key is used past its epoch.** Each use compares the clock with the key's end: the wall clock, and a
 //!    monotonic one in case somebody sets the wall clock back. When no key is valid, whatever would have been
 //!    hashed is withheld.
@@ -34,7 +35,7 @@
 //! - A [`Client`](crate::Client) that is kept beyond its request goes on giving that one client's pseudonyms: it holds a
 //!   hash made with the key, not the key. It is wiped by nobody.
 //! - Whoever reads the memory of the running process *while* a key lives has that key.
-//! - A suspended machine writes all memory to disk. With [`Protection::SecretMemory`] Linux refuses to hibernate.
+//! - Hibernation writes all memory to disk. With [`Protection::SecretMemory`] Linux refuses it.
 
 mod clock;
 mod lend;

@@ -3,8 +3,9 @@
 //! For each request, before anything behind it can look:
 //!
 //! 1. It **takes the peer** out of the request's extensions: a [`Peer`], or what axum and tonic put there.
-//! 2. It **resolves** the client and **anonymizes** it, under the policy and the live key. No I/O, no waiting.
-//! 3. It **strips** every header that says who or where a client is, then **sets** those that the policy's views name,
+//! 2. It **resolves** the client and **anonymizes** it, under the policy and the live key. No I/O; the one lock is taken
+//!    away only for the moment of a rotation.
+//! 3. It **strips** every [known](crate::headers) header that says who or where a client is, then **sets** those that views name,
 //!    once each.
 //! 4. It **puts a [`Client`] into the extensions**, and pseudonyms in place of typed addresses, with a port of 0.
 //!
@@ -55,7 +56,7 @@
 //! **Outermost**: outside of every layer that logs, counts or looks at addresses, such as tower-http's `TraceLayer`. In
 //! axum, `Router::layer` wraps what was added before, so this one is added last. What runs before any layer is the
 //! server: `axum::serve` and tonic log or show the peer themselves, for which there are `ipveil::axum::Listener` and
-//! `ipveil::tonic::Incoming`.
+//! `ipveil::tonic::Incoming`. tonic's `trace_fn` sees the headers, too, as the client sent them: don't print them there.
 //!
 //! Once: a second one would take the pseudonym for a client's own address, and withhold everybody.
 //!
@@ -82,7 +83,7 @@
 //!
 //! # What a handler can still get at
 //!
-//! The socket, through `hyper::upgrade`, unless the server's connections are wrapped: the listeners for axum and tonic do
+//! Headers that nobody told [`Strip`] of. The socket, through `hyper::upgrade`, unless the server's connections are wrapped: the listeners for axum and tonic do
 //! that, and `layer::Connection` (feature `tokio`) does it for a server of your own. Query strings and bodies with
 //! addresses in them. Trailers, unless brought to [`Strip::strip`]. Extensions that another crate filled with an address
 //! under its own type: [`AnonymizeLayer::peer_from`] takes one out.

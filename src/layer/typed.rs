@@ -33,7 +33,11 @@ pub(super) fn take(extensions: &mut Extensions, peer_from: Option<TakePeer>) -> 
     let mut peer = peer_from.and_then(|take| take(extensions));
     let mut found = |other: Option<Peer>| peer = peer.or(other);
 
-    found(extensions.remove::<Peer>());
+    // A look costs less than a removal, and most servers have another type.
+    if let Some(peer) = extensions.get::<Peer>().copied() {
+        found(Some(peer));
+        extensions.remove::<Peer>();
+    }
     #[cfg(feature = "axum")]
     found(typed.axum.take(extensions));
     #[cfg(feature = "tonic")]

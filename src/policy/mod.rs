@@ -2,7 +2,7 @@
 //!
 //! 1. A [`View`] is a named purpose: the application's log, its analytics, its rate limiter. Each sees a pseudonym in
 //!    one shape, or a network, or a key that only a limiter can use. Views can't be joined: the same client has another
-//!    pseudonym in each.
+//!    pseudonym in each. (Networks can, and so can a pseudonym that an edge before this one has made: see [`View::address`].)
 //! 2. A [`Scope`] is what a pseudonym may be compared within: everything, a host, a session. It is always chosen,
 //!    there is no default. What is outside can't be joined either.
 //! 3. A [`Policy`] is some views and their scope.
@@ -29,6 +29,8 @@
 //! The attack to think of is the colleague who logs in from the office, reads the pseudonym in his own row, and looks
 //! for it in a journalist's. **Any value that is equal for two accounts behind one address answers him**, for as long
 //! as the rows exist, and no rotation of keys takes that back.
+//!
+//! For IPv6, one address means one /64.
 //!
 //! | scope | equal for | may stand next to an account |
 //! |---|---|---|
@@ -166,8 +168,7 @@ impl Policy {
         headers: &HeaderMap,
     ) -> Result<Client, Withheld> {
         let host = self.inner.hosts.as_ref().and_then(|hosts| hosts.of(uri, headers));
-        let known = Known::new(&self.inner, address, keys, host, headers)?;
-        Ok(Client::new(self.clone(), Ok(known)))
+        Known::new(&self.inner, address, keys, host, headers).map(|known| Client::new(self.clone(), Ok(known)))
     }
 
     /// A client of whom nothing is known.

@@ -41,7 +41,8 @@ pub(crate) use self::{
 /// What stands for a client in one view, one scope and one window of one epoch.
 ///
 /// It can't be turned back into an address, and pseudonyms of different views, scopes or epochs can't be compared:
-/// equal clients have unequal ones. It prints in its shape.
+/// equal clients have unequal ones. (One that an edge before this one has made is the same in all address views.) It
+/// prints in its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Pseudonym {

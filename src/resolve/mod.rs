@@ -1,5 +1,7 @@
 //! Who is the client of this request? From the peer, and from what trusted proxies say.
 //!
+//! For [`Resolver::behind`]:
+//!
 //! 1. **A header is read only if the peer is a trusted proxy.** Otherwise the peer is the client, whatever the
 //!    headers say.
 //! 2. **One header is read**, the one that the nearest proxy writes. There is no falling back from one to another: a
@@ -11,6 +13,8 @@
 //!    garbage. To skip it would let a client choose where the walk goes on.
 //! 5. When all hops are trusted, or a trusted proxy sent no header, the client is withheld too.
 //!    [`Resolver::furthest_hop`] takes the furthest trusted hop instead.
+//!
+//! [`Resolver::hops`] counts instead: whoever the peer is, unless it is told whom to believe, and whatever nearer hops say.
 //!
 //! ```
 //! use http::{HeaderMap, HeaderValue};

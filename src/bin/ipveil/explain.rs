@@ -30,7 +30,8 @@ With --jsonl, each line of standard input is a case:
 and each line of standard output says what became of it:
   {\"client\":\"203.0.113.7\",\"from\":\"x-forwarded-for\",\"why\":\"…\",\"error\":null}")]
 pub(crate) struct Arguments {
-    /// The other end of the connection: an address, with or without a port, or `unix`. Without it, a trusted one.
+    /// The other end of the connection: an address, with or without a port, or `unix`. Without it, what headers say is
+    /// believed.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "jsonl")]
     peer: Option<String>,
 
@@ -106,7 +107,7 @@ fn answer_lines(input: impl io::BufRead, mut output: impl Write) -> Result<()> {
             continue;
         }
         let answer = serde_json::from_slice::<Case>(&line)
-            .map_err(|error| anyhow!("line {}: {error}", place + 1))
+            .map_err(|error| unusable(place + 1, &error))
             .and_then(|case| case.explain())
             .map_or_else(|error| Answer::error(&error), |explanation| Answer::of(&explanation));
         serde_json::to_writer(&mut output, &answer).map_err(io::Error::from)?;
@@ -114,6 +115,13 @@ fn answer_lines(input: impl io::BufRead, mut output: impl Write) -> Result<()> {
         output.flush()?;
     }
     Ok(())
+}
+
+/// The line is ours: to the parser each case is a line 1.
+fn unusable(line: usize, error: &serde_json::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    anyhow!("line {line}, column {}: {what}", error.column())
 }
 
 impl Answer {
