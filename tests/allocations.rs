@@ -1,6 +1,6 @@
 //! What the layer allocates for a request: the header that it writes, and the client in the extensions.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::net::SocketAddr;
 

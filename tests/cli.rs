@@ -1,6 +1,6 @@
 //! The program `ipveil`, as people and scripts run it.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     io::{self, Write},

@@ -1,6 +1,6 @@
 //! Unmodified crates go on working behind the layer: each finds an address where it looks for one, a pseudonym.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     convert::Infallible,

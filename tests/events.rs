@@ -1,6 +1,6 @@
 //! What the ring tells of its keys through `tracing`. Alone in its process, since a subscriber is for all threads.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     io,

@@ -1,6 +1,6 @@
 //! Keys: when they are used, when they are destroyed, and what a bad day does to them.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     collections::{HashMap, HashSet},

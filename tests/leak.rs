@@ -6,7 +6,7 @@
 
 // Only there may a client choose its own address in 127.0.0.0/8.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,7 +1,5 @@
 //! The ring's key, lent and taken away: every interleaving of the threads.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
-
 use loom::{
     sync::{
         Arc, RwLock,

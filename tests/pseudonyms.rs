@@ -1,6 +1,6 @@
 //! The format of pseudonyms: known answers, and what must never be equal.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -335,6 +335,32 @@ fn no_spelling_of_a_header_that_a_view_writes_stands_beside_it() {
     let request = request(policy, &keys, "203.0.113.7", &sent);
     assert_eq!(request.headers().len(), 1);
     assert_eq!(request.headers()["x-token"], client_of(&request).pseudonym("log").to_string());
+}
+
+#[test]
+fn a_request_with_as_many_headers_as_there_can_be_gets_through() {
+    let keys = ring([1; 32], 0);
+    let header = HeaderName::from_static("x-forwarded-for");
+    for sent in [true, false] {
+        let policy = Policy::new(Scope::unscoped(), [View::address("app").header(header.clone())]).unwrap();
+        let mut request = Request::new(());
+        if sent {
+            request.headers_mut().insert(&header, HeaderValue::from_static("203.0.113.7"));
+        }
+        for number in 0.. {
+            let name = HeaderName::try_from(format!("h-{number}")).unwrap();
+            if request.headers_mut().try_append(name, HeaderValue::from_static("")).is_err() {
+                break;
+            }
+        }
+        request.extensions_mut().insert(Peer::from(IpAddr::from([203, 0, 113, 7])));
+        let (mut parts, ()) = request.into_parts();
+        Anonymizer::new(Resolver::direct(), policy, keys.clone()).anonymize(&mut parts);
+        let client: &Client = parts.extensions.get().unwrap();
+        assert!(client.withheld().is_none());
+        let written = parts.headers.get(&header);
+        assert!(written.is_none_or(|value| *value == client.pseudonym("app").to_string()), "sent: {sent}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Cases from other projects' own tests: who the client is, and what never reaches an application.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     collections::{BTreeMap, HashSet},

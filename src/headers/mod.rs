@@ -84,8 +84,8 @@ impl Strip {
         Ok(self)
     }
 
-    /// Not headers of this name, whatever else says so: for one that means something else in your application, such as an `X-Region`
-    /// that a user chose.
+    /// Not headers of this name, whatever else says so: for one that means something else in your application, such as an
+    /// `X-Region` that a user chose.
     ///
     /// # Errors
     ///

@@ -107,13 +107,12 @@ use std::{
     thread,
 };
 
-#[cfg(feature = "tokio")]
-pub use self::io::Connection;
-
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, request::Parts};
 use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(feature = "tokio")]
+pub use self::io::Connection;
 use crate::{
     addr::Peer,
     headers::Strip,
@@ -257,8 +256,9 @@ fn set_header(headers: &mut HeaderMap, place: Option<usize>, name: &HeaderName, 
         && found == name
     {
         *old = value;
-    } else {
-        headers.insert(name, value);
+    } else if headers.try_insert(name, value).is_err() {
+        // A map that is full takes no more, and must not keep what a client sent.
+        headers.remove(name);
     }
 }
 
