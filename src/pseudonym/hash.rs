@@ -26,20 +26,27 @@ pub(crate) enum Octets<'a> {
 impl Handle {
     #[inline]
     pub(crate) fn new(key: &EpochKey, purpose: Purpose, octets: Octets<'_>) -> Option<Self> {
-        let (family, octets) = match octets {
-            Octets::V4(octets) => (4, &octets[..]),
-            Octets::V6(octets) => (6, octets),
-            Octets::Pseudonym(octets) => (16, &octets[..]),
-        };
-        let mut input = Input::new(purpose as u8);
-        input.push(&[family]);
-        input.push(octets);
+        let mut input = Block::new(purpose as u8);
+        match octets {
+            Octets::V4(octets) => {
+                input.push(&[4]);
+                input.push(octets);
+            }
+            Octets::V6(octets) => {
+                input.push(&[6]);
+                input.push(octets);
+            }
+            Octets::Pseudonym(octets) => {
+                input.push(&[16]);
+                input.push(octets);
+            }
+        }
         key.hash(input.as_bytes()).map(Self)
     }
 
     /// The hash of a request's credentials, in the order given.
     pub(crate) fn session<'a>(&self, credentials: impl Iterator<Item = Credential<'a>>) -> Option<[u8; 16]> {
-        let mut input = Input::new(b'S');
+        let mut input = Input::from(Block::new(b'S'));
         let mut any = false;
         for credential in credentials {
             any = true;
@@ -61,46 +68,50 @@ impl Handle {
 #[derive(Clone)]
 pub(crate) struct Question {
     // Up to and with the view's name.
-    view: Input,
+    view: Block,
     // All of it, if the pseudonym is unscoped and has no window.
-    unscoped: Option<Input>,
+    unscoped: Option<Block>,
 }
 
 impl Question {
     pub(crate) fn new(view: &str, has_window: bool) -> Self {
-        let mut input = Input::new(b'P');
+        let mut block = Block::new(b'P');
         // Checked when the policy was made: a view's name has at most 32 bytes.
-        input.push(&[view.len() as u8]);
-        input.push(view.as_bytes());
-        let mut new = Self { view: input, unscoped: None };
-        if !has_window {
-            new.unscoped = Some(new.put(ScopeValue::Unscoped, 0));
-        }
-        new
+        block.push(&[view.len() as u8]);
+        block.push(view.as_bytes());
+        let unscoped = (!has_window).then(|| Self::short(block, 0, &[], 0));
+        Self { view: block, unscoped }
     }
 
     /// The pseudonym's first 16 bytes, before they take a shape.
     #[inline]
     pub(crate) fn ask(&self, handle: &Handle, scope: ScopeValue<'_>, window: impl FnOnce() -> u64) -> [u8; 16] {
         let hash = match (scope, &self.unscoped) {
-            (ScopeValue::Unscoped, Some(input)) => input.hash(&handle.0),
-            _ => self.put(scope, window()).hash(&handle.0),
+            (ScopeValue::Unscoped, Some(block)) => block.hash(&handle.0),
+            (ScopeValue::Unscoped, None) => Self::short(self.view, 0, &[], window()).hash(&handle.0),
+            (ScopeValue::Session(session), _) => Self::short(self.view, 2, session, window()).hash(&handle.0),
+            (ScopeValue::Fresh(random), _) => Self::short(self.view, 3, random, window()).hash(&handle.0),
+            (ScopeValue::Host(host), _) => self.long(1, host, window()).hash(&handle.0),
+            (ScopeValue::Named(scope), _) => self.long(4, scope, window()).hash(&handle.0),
         };
         *hash.first_chunk().expect("32 bytes hold 16")
     }
 
-    fn put(&self, scope: ScopeValue<'_>, window: u64) -> Input {
-        let (kind, scope) = match scope {
-            ScopeValue::Unscoped => (0, &[][..]),
-            ScopeValue::Host(host) => (1, host.as_bytes()),
-            ScopeValue::Session(session) => (2, &session[..]),
-            ScopeValue::Fresh(random) => (3, &random[..]),
-            ScopeValue::Named(scope) => (4, scope.as_bytes()),
-        };
-        let mut input = self.view.clone();
+    /// With a scope that always fits into the block.
+    #[inline]
+    fn short<const N: usize>(mut block: Block, kind: u8, scope: &[u8; N], window: u64) -> Block {
+        block.push(&[kind]);
+        block.push(&length(scope));
+        block.push(scope);
+        block.push(&window.to_be_bytes());
+        block
+    }
+
+    fn long(&self, kind: u8, scope: &str, window: u64) -> Input {
+        let mut input = Input::from(self.view);
         input.push(&[kind]);
-        input.push(&length(scope));
-        input.push(scope);
+        input.push(&length(scope.as_bytes()));
+        input.push(scope.as_bytes());
         input.push(&window.to_be_bytes());
         input
     }
@@ -128,47 +139,32 @@ pub(crate) enum ScopeValue<'a> {
     Named(&'a str),
 }
 
-/// The input of a hash, put together on the stack as long as it fits into one block of BLAKE3.
-#[derive(Clone)]
-struct Input {
-    block: [u8; 64],
+/// The input of a hash that fits into one block of BLAKE3.
+#[derive(Clone, Copy)]
+struct Block {
+    bytes: [u8; 64],
     length: usize,
-    rest: Vec<u8>,
 }
 
-impl Input {
-    fn new(first: u8) -> Self {
-        let mut block = [0; 64];
-        block[0] = first;
-        Self { block, length: 1, rest: Vec::new() }
-    }
-
+impl Block {
     #[inline]
-    fn push(&mut self, bytes: &[u8]) {
-        if self.rest.is_empty()
-            && let Some(space) = self.block.get_mut(self.length..self.length + bytes.len())
-        {
-            space.copy_from_slice(bytes);
-            self.length += bytes.len();
-        } else {
-            self.push_more(bytes);
-        }
+    fn new(first: u8) -> Self {
+        let mut bytes = [0; 64];
+        bytes[0] = first;
+        Self { bytes, length: 1 }
     }
 
-    #[cold]
-    fn push_more(&mut self, bytes: &[u8]) {
-        if self.rest.is_empty() {
-            self.rest.extend_from_slice(&self.block[..self.length]);
-        }
-        self.rest.extend_from_slice(bytes);
+    /// For what is known to fit.
+    #[inline(always)]
+    fn push(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        self.bytes[self.length..end].copy_from_slice(bytes);
+        self.length = end;
     }
 
     #[inline]
     fn as_bytes(&self) -> &[u8] {
-        match self.rest.is_empty() {
-            true => &self.block[..self.length],
-            false => &self.rest,
-        }
+        &self.bytes[..self.length]
     }
 
     #[inline]
@@ -177,10 +173,54 @@ impl Input {
     }
 }
 
+/// The input of a hash, put together on the stack as long as it fits there.
+struct Input {
+    block: Block,
+    // All of it, if it does not.
+    rest: Vec<u8>,
+}
+
+impl From<Block> for Input {
+    #[inline]
+    fn from(block: Block) -> Self {
+        Self { block, rest: Vec::new() }
+    }
+}
+
+impl Input {
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        if self.rest.is_empty() && bytes.len() <= self.block.bytes.len() - self.block.length {
+            self.block.push(bytes);
+        } else {
+            self.push_more(bytes);
+        }
+    }
+
+    #[cold]
+    fn push_more(&mut self, bytes: &[u8]) {
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(self.block.as_bytes());
+        }
+        self.rest.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn hash(&self, key: &[u8; 32]) -> [u8; 32] {
+        match self.rest.is_empty() {
+            true => self.block.hash(key),
+            false => *blake3::keyed_hash(key, &self.rest).as_bytes(),
+        }
+    }
+}
+
 impl Drop for Input {
+    #[inline]
     fn drop(&mut self) {
         // Credentials may be in there.
-        zeroize::Zeroize::zeroize(&mut self.rest);
+        if !self.rest.is_empty() {
+            zeroize::Zeroize::zeroize(&mut self.rest);
+        }
     }
 }
 
