@@ -221,27 +221,25 @@ impl Form {
     #[inline]
     pub(super) fn text(self, shown: Shown) -> Option<HeaderValue> {
         let text = match (self, shown) {
+            // Before the others, and built where it is sent from: most servers have this one.
+            (Self::Address, shown) => {
+                let mut text = Text::of(b"");
+                text.push_address(shown.address()?);
+                return HeaderValue::from_bytes(text.as_bytes()).ok();
+            }
             (Self::Forwarded, shown) => forwarded(shown),
             (_, Shown::Nothing | Shown::Pseudonym(Pseudonym::Withheld)) => return None,
             (Self::AddressAndPort, shown) => {
-                let mut text = plain(shown.address()?);
+                let mut text = Text::address(shown.address()?);
                 text.extend(b":0");
                 text
             }
-            (Self::Address, shown) => plain(shown.address()?),
             (Self::Text, Shown::Pseudonym(pseudonym)) => pseudonym.text(),
             (Self::Text, Shown::Network(network)) => {
                 return HeaderValue::try_from(network.to_string()).ok();
             }
         };
         HeaderValue::from_bytes(text.as_bytes()).ok()
-    }
-}
-
-fn plain(address: IpAddr) -> Text {
-    match address {
-        IpAddr::V4(address) => Text::ipv4(address),
-        IpAddr::V6(address) => Text::ipv6(address),
     }
 }
 

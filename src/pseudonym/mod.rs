@@ -76,8 +76,8 @@ impl Pseudonym {
     pub(crate) fn text(&self) -> Text {
         match self {
             Self::Token(token) => token.text(),
-            Self::Address(address) => Text::ipv6(*address),
-            Self::AddressV4(address) => Text::ipv4(*address),
+            Self::Address(address) => Text::address((*address).into()),
+            Self::AddressV4(address) => Text::address((*address).into()),
             Self::Withheld => Text::of(b"unknown"),
         }
     }

@@ -1,6 +1,6 @@
 //! Pseudonyms as text, without allocation: they are written into headers on every request.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A short text on the stack: what is written into headers on every request.
 #[derive(Clone, Copy)]
@@ -41,16 +41,18 @@ impl Text {
         std::str::from_utf8(self.as_bytes()).expect("only ASCII is ever written here")
     }
 
-    pub(crate) fn ipv4(address: Ipv4Addr) -> Self {
+    pub(crate) fn address(address: IpAddr) -> Self {
         let mut text = Self::of(b"");
-        text.push_ipv4(address);
+        text.push_address(address);
         text
     }
 
-    pub(crate) fn ipv6(address: Ipv6Addr) -> Self {
-        let mut text = Self::of(b"");
-        text.push_ipv6(address);
-        text
+    #[inline]
+    pub(crate) fn push_address(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => self.push_ipv4(address),
+            IpAddr::V6(address) => self.push_ipv6(address),
+        }
     }
 
     pub(crate) fn push_ipv4(&mut self, address: Ipv4Addr) {
@@ -92,24 +94,25 @@ impl Text {
         let digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
         let digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
         let digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        // In memory the first digit comes first.
+        let digits = digits.swap_bytes();
         // 1 in each byte above 9, without a branch: 6 more carries into the high half.
         let letters = (digits + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
         let ascii = digits + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10);
-        // In memory the first digit comes first.
-        let ascii = ascii.swap_bytes();
-        self.push_digits(ascii & 0xffff_ffff, groups >> 16);
-        self.push_digits(ascii >> 32, groups & 0xffff);
+        self.push_digits(digits as u32, ascii as u32);
+        self.push_digits((digits >> 32) as u32, (ascii >> 32) as u32);
     }
 
-    /// Those of four digits that the group needs, and a colon.
+    /// Those of four digits that the group needs, and a colon. The first digit is in the lowest byte.
     #[inline(always)]
-    fn push_digits(&mut self, ascii: u64, group: u32) {
-        let leading = ((group | 1).leading_zeros() - 16) / 4;
-        let text = (ascii | u64::from(b':') << 32) >> (8 * leading);
+    fn push_digits(&mut self, digits: u32, ascii: u32) {
+        // In bits, and only whole bytes. The last digit stays, even if it is 0.
+        let leading = (digits | 1 << 24).trailing_zeros() & 0b11_000;
+        let text = (u64::from(ascii) | u64::from(b':') << 32) >> leading;
         // What is written too much is written over by what comes next. The mask is for the compiler: no text is longer.
         let start = self.length & 63;
         self.bytes[start..start + 8].copy_from_slice(&text.to_le_bytes());
-        self.length = start + 5 - leading as usize;
+        self.length = start + 5 - leading as usize / 8;
     }
 
     #[cold]
@@ -169,7 +172,7 @@ mod tests {
                 let address = Ipv6Addr::from_bits(bits);
                 // The standard library shows the IPv4 part of two kinds of address in dots.
                 if address.to_ipv4().is_none() {
-                    prop_assert_eq!(Text::ipv6(address).as_str().to_owned(), address.to_string());
+                    prop_assert_eq!(Text::address(address.into()).as_str().to_owned(), address.to_string());
                 }
             }
         }
@@ -177,7 +180,7 @@ mod tests {
         #[test]
         fn an_ipv4_address_prints_as_the_standard_library_prints_it(bits: u32) {
             let address = Ipv4Addr::from_bits(bits);
-            prop_assert_eq!(Text::ipv4(address).as_str().to_owned(), address.to_string());
+            prop_assert_eq!(Text::address(address.into()).as_str().to_owned(), address.to_string());
         }
     }
 }
