@@ -3,6 +3,7 @@
 //! One table, each entry with what it carries and where that is documented, or was seen. Names are compared as CGI-like
 //! applications see them: in lower case, with `_` and `.` as `-`, so that `X_Forwarded_For` is `X-Forwarded-For`.
 
+mod look;
 mod names;
 mod table;
 
@@ -10,10 +11,13 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName};
 
-pub(crate) use self::table::takes_address;
 pub use self::table::{Kind, known};
+pub(crate) use self::{
+    look::{Lines, Look},
+    table::takes_address,
+};
 use self::{
-    names::{Names, fold},
+    names::{Filter, Names, fold},
     table::TABLE,
 };
 
@@ -105,26 +109,16 @@ impl Strip {
         self.strip_except(headers, |_| false);
     }
 
-    /// Looks through the names once: for one that is `ours` to write, and for any other that is to be removed. Ours are
-    /// found if they are among those that would be removed.
-    #[inline]
-    pub(crate) fn find(&self, headers: &HeaderMap, ours: impl Fn(&HeaderName) -> bool) -> Found {
-        let mut found = Found { ours: None, strip: false };
-        for (place, name) in headers.keys().enumerate() {
-            if self.names.may_contain(name.as_str()) || !self.globs.is_empty() {
-                if ours(name) {
-                    found.ours = Some(place);
-                } else {
-                    found.strip |= self.removes(name);
-                }
-            }
+    /// Says no to most names of headers that are not removed.
+    fn filter(&self) -> Filter {
+        match self.globs.is_empty() {
+            true => self.names.filter(),
+            false => Filter::full(),
         }
-        found
     }
 
     /// Removes them, except those that are about to be written over.
-    #[cold]
-    pub(crate) fn strip_except(&self, headers: &mut HeaderMap, ours: impl Fn(&HeaderName) -> bool) {
+    fn strip_except(&self, headers: &mut HeaderMap, ours: impl Fn(&HeaderName) -> bool) {
         // As many as have room here are removed in one go. Nobody sends more, except to cost us time.
         const ROOM: usize = 16;
         loop {
@@ -155,7 +149,7 @@ impl Strip {
     }
 
     /// This one in any case, in every spelling.
-    pub(crate) fn always(&mut self, name: &HeaderName) {
+    fn always(&mut self, name: &HeaderName) {
         let name = fold(name.as_str());
         self.kept.retain(|kept| *kept != name);
         match Names::can_hold(&name) {
@@ -184,14 +178,6 @@ impl fmt::Debug for Strip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Strip").field("names", &self.names.sorted.len()).field("globs", &self.globs).finish()
     }
-}
-
-/// What there was to find in a request's headers.
-pub(crate) struct Found {
-    /// Where a header of ours is, counted in names.
-    pub(crate) ours: Option<usize>,
-    /// Whether there is anything to remove.
-    pub(crate) strip: bool,
 }
 
 /// Why a header can't be stripped, or can't be kept.

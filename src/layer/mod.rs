@@ -115,9 +115,9 @@ use tower_service::Service;
 pub use self::io::Connection;
 use crate::{
     addr::Peer,
-    headers::Strip,
+    headers::{Lines, Look, Strip},
     keys::{KeyRing, reader},
-    policy::{Client, Policy},
+    policy::{Client, Host, Policy},
     resolve::{Resolver, Withheld},
 };
 
@@ -136,7 +136,9 @@ struct Edge {
     // one place wait for each other.
     policies: Box<[Policy]>,
     keys: KeyRing,
-    strip: Strip,
+    look: Look,
+    // The first header that is written is the one that is read.
+    in_place: bool,
     peer_from: Option<TakePeer>,
     counts: Arc<Counts>,
 }
@@ -150,8 +152,10 @@ impl Anonymizer {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let copies = threads.clamp(1, 64).next_power_of_two();
         let policies = (0..copies).map(|_| policy.copy()).collect();
-        let edge = Edge { resolver, policies, keys, strip: Strip::new(), peer_from: None, counts: Arc::default() };
-        Self { edge: Arc::new(edge) }.strip(Strip::new())
+        let look = look(Strip::new(), &resolver, &policy);
+        let in_place = resolver.source_name().is_some_and(|name| policy.headers().next() == Some(name));
+        let edge = Edge { resolver, policies, keys, look, in_place, peer_from: None, counts: Arc::default() };
+        Self { edge: Arc::new(edge) }
     }
 
     /// Removes other headers than by default. The one that the client is read from, and what a client sends as those
@@ -159,12 +163,7 @@ impl Anonymizer {
     #[must_use]
     pub fn strip(mut self, strip: Strip) -> Self {
         let edge = Arc::make_mut(&mut self.edge);
-        let policy = &edge.policies[0];
-        edge.strip = strip;
-        // Other spellings of what we write would stand beside it.
-        for name in edge.resolver.source_name().into_iter().chain(policy.headers()) {
-            edge.strip.always(name);
-        }
+        edge.look = look(strip, &edge.resolver, &edge.policies[0]);
         self
     }
 
@@ -193,24 +192,53 @@ impl Anonymizer {
     }
 
     /// Anonymizes a request that is in pieces.
-    #[inline]
     pub fn anonymize_in(&self, uri: &Uri, headers: &mut HeaderMap, extensions: &mut Extensions) {
+        let host = self.host_of(uri, headers);
+        self.anonymize_on(host, headers, extensions);
+    }
+
+    #[inline]
+    fn host_of(&self, uri: &Uri, headers: &HeaderMap) -> Option<Host> {
+        self.edge.policies[0].host_of(uri, headers)
+    }
+
+    #[inline]
+    fn anonymize_on(&self, host: Option<Host>, headers: &mut HeaderMap, extensions: &mut Extensions) {
         let edge = &*self.edge;
         let policy = &edge.policies[reader() & (edge.policies.len() - 1)];
         let (peer, typed) = typed::take(extensions, edge.peer_from);
-        let client = edge.client(policy, peer, uri, headers);
-        let found = edge.strip.find(headers, |name| policy.writes(name));
-        let place = match found.strip {
-            true => {
-                edge.strip.strip_except(headers, |name| policy.writes(name));
+
+        let (client, place, strip);
+        if headers.len() == headers.keys_len() {
+            let found = edge.look.find(headers);
+            client = edge.client(policy, peer, host, &found);
+            (place, strip) = (found.source.filter(|_| edge.in_place), found.strip);
+        } else {
+            client = edge.client(policy, peer, host, headers);
+            (place, strip) = (None, true);
+        }
+
+        let mut shown = None;
+        let mut lines = policy.lines();
+        let first = lines.next().map(|line| (line, line.value(&client, &mut shown)));
+        // Most policies write one header, over the one that was read.
+        let first = match (first, place) {
+            (Some((_, Some(value))), Some(place)) => {
+                *place = value;
                 None
             }
-            false => found.ours,
+            (first, _) => first,
         };
-        let shown = policy.write(&client, |name, value| match value {
-            Some(value) => set_header(headers, place, name, value),
-            None => drop(headers.remove(name)),
-        });
+        if strip {
+            edge.look.strip(headers);
+        }
+        if let Some((line, value)) = first {
+            set_header(headers, line.name, value);
+        }
+        for line in lines {
+            let value = line.value(&client, &mut shown);
+            set_header(headers, line.name, value);
+        }
         typed.put_back(extensions, || shown.or_else(|| policy.typed(&client)));
         extensions.insert(client);
     }
@@ -228,7 +256,7 @@ impl fmt::Debug for Anonymizer {
             .field("resolver", &self.edge.resolver)
             .field("policy", &self.edge.policies[0])
             .field("keys", &self.edge.keys)
-            .field("strip", &self.edge.strip)
+            .field("strip", self.edge.look.removed())
             .finish_non_exhaustive()
     }
 }
@@ -236,28 +264,23 @@ impl fmt::Debug for Anonymizer {
 impl Edge {
     /// From here on nobody knows the address.
     #[inline]
-    fn client(&self, policy: &Policy, peer: Peer, uri: &Uri, headers: &HeaderMap) -> Client {
-        self.resolver
-            .resolve(peer, headers)
-            .and_then(|address| policy.client_of(&address, &self.keys, uri, headers))
-            .unwrap_or_else(|why| {
-                self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
-                policy.withheld(why)
-            })
+    fn client(&self, policy: &Policy, peer: Peer, host: Option<Host>, lines: &impl Lines) -> Client {
+        let client = policy.client_of(self.resolver.resolve_in(peer, lines), &self.keys, host, lines);
+        if let Some(why) = client.withheld() {
+            self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        client
     }
 }
 
-/// Makes `value` the only one of that name. `place` is where it may be already.
-#[inline]
-fn set_header(headers: &mut HeaderMap, place: Option<usize>, name: &HeaderName, value: HeaderValue) {
-    // Where no name has several values, lines are names, and there are no others to remove.
-    if headers.len() == headers.keys_len()
-        && let Some((found, old)) = place.and_then(|place| headers.iter_mut().nth(place))
-        && found == name
-    {
-        *old = value;
-    } else if headers.try_insert(name, value).is_err() {
-        // A map that is full takes no more, and must not keep what a client sent.
+fn look(strip: Strip, resolver: &Resolver, policy: &Policy) -> Look {
+    Look::new(strip, resolver.source_name(), policy.headers().cloned().collect(), policy.has_sessions())
+}
+
+/// Makes `value` the only one of that name.
+fn set_header(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    // A map that is full takes no more, and must not keep what a client sent.
+    if value.is_none_or(|value| headers.try_insert(name, value).is_err()) {
         headers.remove(name);
     }
 }
@@ -347,11 +370,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let host = self.anonymizer.host_of(request.uri(), request.headers());
         // A request lends one of its parts at a time.
-        let mut headers = mem::take(request.headers_mut());
         let mut extensions = mem::take(request.extensions_mut());
-        self.anonymizer.anonymize_in(request.uri(), &mut headers, &mut extensions);
-        *request.headers_mut() = headers;
+        self.anonymizer.anonymize_on(host, request.headers_mut(), &mut extensions);
         *request.extensions_mut() = extensions;
         self.inner.call(request)
     }

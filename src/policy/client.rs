@@ -2,7 +2,6 @@
 
 use std::{cell::RefCell, fmt};
 
-use http::HeaderMap;
 use ipnet::IpNet;
 
 use super::{
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::{
     addr::{ClientAddr, NoSubject},
+    headers::Lines,
     keys::{KeyRing, seconds},
     pseudonym::{Handle, LimitKey, Pseudonym, ScopeValue, Shape},
     resolve::Withheld,
@@ -66,7 +66,7 @@ impl Known {
         address: &ClientAddr,
         keys: &KeyRing,
         host: Option<Host>,
-        headers: &HeaderMap,
+        lines: &impl Lines,
     ) -> Result<Self, Withheld> {
         let subject = address.subject(policy.range).map_err(|why| match why {
             NoSubject::NoAddress => Withheld::NoPeerAddress,
@@ -88,7 +88,7 @@ impl Known {
             (None, Some(keep)) => subject.network(keep).map_or(Place::Nowhere, Place::Network),
             (None, None) => Place::Nowhere,
         };
-        let session = policy.session.as_ref().and_then(|session| session.of(&handle, headers));
+        let session = policy.session.as_ref().and_then(|session| session.of(&handle, lines));
         let scope = match session {
             Some(session) => RequestScope::Session(session),
             None if policy.views.iter().any(|entry| !entry.meaning.is_given(host.is_some())) => {
@@ -192,7 +192,7 @@ impl Client {
         self.policy.inner.views.iter().find(|entry| entry.view.name() == name)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn shown(&self, entry: &Entry) -> Shown {
         let Ok(known) = &self.known else {
             return Shown::Nothing;

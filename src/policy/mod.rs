@@ -48,6 +48,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
+pub(crate) use self::scope::Host;
 pub use self::{
     client::Client,
     scope::{Scope, Session},
@@ -55,11 +56,12 @@ pub use self::{
 };
 use self::{
     client::Known,
-    scope::{Host, Hosts, Meaning},
+    scope::{Hosts, Meaning},
     view::{Form, Method},
 };
 use crate::{
     addr::{ClientAddr, Keep},
+    headers::Lines,
     keys::KeyRing,
     pseudonym::{PseudonymRange, Question},
     resolve::Withheld,
@@ -94,6 +96,7 @@ struct Entry {
     meaning: Meaning,
     form: Form,
     question: Question,
+    is_typed: bool,
 }
 
 impl Policy {
@@ -158,55 +161,39 @@ impl Policy {
         Self { inner: Arc::new(Inner::clone(&self.inner)) }
     }
 
+    /// The host that a request is for, if any view asks.
+    #[inline]
+    pub(crate) fn host_of(&self, uri: &Uri, headers: &HeaderMap) -> Option<Host> {
+        self.inner.hosts.as_ref()?.of(uri, headers)
+    }
+
+    /// Whether any view asks for a request's session.
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.inner.session.is_some()
+    }
+
     /// The client of a request.
     #[inline]
     pub(crate) fn client_of(
         &self,
-        address: &ClientAddr,
+        address: Result<ClientAddr, Withheld>,
         keys: &KeyRing,
-        uri: &Uri,
-        headers: &HeaderMap,
-    ) -> Result<Client, Withheld> {
-        let host = self.inner.hosts.as_ref().and_then(|hosts| hosts.of(uri, headers));
-        Known::new(&self.inner, address, keys, host, headers).map(|known| Client::new(self.clone(), Ok(known)))
+        host: Option<Host>,
+        lines: &impl Lines,
+    ) -> Client {
+        let known = address.and_then(|address| Known::new(&self.inner, &address, keys, host, lines));
+        Client::new(self.clone(), known)
     }
 
-    /// A client of whom nothing is known.
-    pub(crate) fn withheld(&self, why: Withheld) -> Client {
-        Client::new(self.clone(), Err(why))
-    }
-
-    /// Calls `write` for each header that the policy sets, or unsets because there is nothing to show. Gives the address
-    /// that typed addresses show, if it came by.
+    /// The headers that the policy sets, or unsets because there is nothing to show.
     #[inline]
-    pub(crate) fn write(
-        &self,
-        client: &Client,
-        mut write: impl FnMut(&HeaderName, Option<HeaderValue>),
-    ) -> Option<IpAddr> {
-        let mut typed = None;
-        for (place, entry) in self.inner.views.iter().enumerate() {
-            if let Some(name) = entry.view.header_name() {
-                let shown = client.shown(entry);
-                if self.inner.typed == Some(place) {
-                    typed = shown.address();
-                }
-                write(name, entry.form.text(shown));
-            }
-        }
-        typed
+    pub(crate) fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        self.inner.views.iter().filter_map(|entry| Some(Line { entry, name: entry.view.header_name()? }))
     }
 
     /// The headers that the policy sets.
-    #[inline]
     pub(crate) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         self.views().filter_map(View::header_name)
-    }
-
-    /// Whether a header is one that the policy sets.
-    #[inline]
-    pub(crate) fn writes(&self, name: &HeaderName) -> bool {
-        self.headers().any(|ours| ours == name)
     }
 
     /// What stands in typed addresses; nothing if it is withheld.
@@ -214,6 +201,26 @@ impl Policy {
     pub(crate) fn typed(&self, client: &Client) -> Option<IpAddr> {
         let entry = &self.inner.views[self.inner.typed?];
         client.shown(entry).address()
+    }
+}
+
+/// A header that a policy sets.
+#[derive(Clone, Copy)]
+pub(crate) struct Line<'a> {
+    entry: &'a Entry,
+    pub(crate) name: &'a HeaderName,
+}
+
+impl Line<'_> {
+    /// What stands in it; nothing if the client is withheld. Notes the address that typed addresses show, if it is that
+    /// one.
+    #[inline(always)]
+    pub(crate) fn value(&self, client: &Client, typed: &mut Option<IpAddr>) -> Option<HeaderValue> {
+        let shown = client.shown(self.entry);
+        if self.entry.is_typed {
+            *typed = shown.address();
+        }
+        self.entry.form.text(shown)
     }
 }
 
@@ -260,7 +267,8 @@ impl Inner {
         let has_window = view.window_length().is_some();
         self.windows |= has_window;
         let question = Question::new(name, has_window);
-        self.views.push(Entry { view: view.clone(), meaning, form, question });
+        let is_typed = self.typed == Some(self.views.len());
+        self.views.push(Entry { view: view.clone(), meaning, form, question, is_typed });
         Ok(())
     }
 

@@ -3,7 +3,10 @@
 use http::{HeaderMap, Uri, header};
 
 use super::Problem;
-use crate::pseudonym::{Credential, Handle};
+use crate::{
+    headers::Lines,
+    pseudonym::{Credential, Handle},
+};
 
 /// What a pseudonym may be compared within. See the [module](super) for which to choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,14 +119,13 @@ impl Session {
         self
     }
 
-    pub(super) fn of(&self, handle: &Handle, headers: &HeaderMap) -> Option<[u8; 16]> {
+    pub(super) fn of(&self, handle: &Handle, lines: &impl Lines) -> Option<[u8; 16]> {
         let cookies = self.cookies.iter().filter_map(|name| {
-            let value = cookie(headers, name)?;
+            let value = cookie(lines, name)?;
             Some(Credential::Cookie(name, value))
         });
-        let authorization = headers
-            .get_all(header::AUTHORIZATION)
-            .into_iter()
+        let authorization = lines
+            .authorization()
             .filter(|value| self.authorization && !value.is_empty())
             .map(|value| Credential::Authorization(value.as_bytes()));
         handle.session(cookies.chain(authorization))
@@ -131,10 +133,9 @@ impl Session {
 }
 
 /// The first cookie of this name, if it has a value.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .into_iter()
+fn cookie<'a>(lines: &'a impl Lines, name: &str) -> Option<&'a [u8]> {
+    lines
+        .cookies()
         .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'))
         .find_map(|pair| {
             let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
@@ -171,7 +172,7 @@ pub(super) struct Hosts(Vec<String>);
 
 /// One of them.
 #[derive(Clone, Copy)]
-pub(super) struct Host(u16);
+pub(crate) struct Host(u16);
 
 impl Hosts {
     fn register(names: &[String], hosts: &mut Option<Self>) -> Result<(), Problem> {

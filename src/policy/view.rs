@@ -218,7 +218,7 @@ impl Form {
         Ok(form)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn text(self, shown: Shown) -> Option<HeaderValue> {
         let text = match (self, shown) {
             // Before the others, and built where it is sent from: most servers have this one.

@@ -48,7 +48,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
 use self::node::Node;
 pub use self::trusted::{TrustedError, TrustedProxies};
-use crate::addr::{Canonical, ClientAddr, Peer, SaidBy};
+use crate::{
+    addr::{Canonical, ClientAddr, Peer, SaidBy},
+    headers::Lines,
+};
 
 /// Finds the client of a request. See the [module](self) for the rules.
 #[derive(Clone, Debug)]
@@ -110,7 +113,13 @@ impl Resolver {
     /// [`Withheld`] if that is not known; no other address is ever given instead.
     #[inline]
     pub fn resolve(&self, peer: Peer, headers: &HeaderMap) -> Result<ClientAddr, Withheld> {
-        self.walk(peer, self.believes(peer), headers, &mut ())
+        self.resolve_in(peer, headers)
+    }
+
+    /// As [`resolve`](Self::resolve), where the lines may have been found already.
+    #[inline]
+    pub(crate) fn resolve_in(&self, peer: Peer, lines: &impl Lines) -> Result<ClientAddr, Withheld> {
+        self.walk(peer, self.believes(peer), lines, &mut ())
     }
 
     /// The header that is read.
@@ -124,11 +133,12 @@ impl Resolver {
         !peer.is_unknown() && believed.is_none_or(|believed| believed.trust(peer))
     }
 
+    #[inline]
     fn walk(
         &self,
         peer: Peer,
         believed: bool,
-        headers: &HeaderMap,
+        lines: &impl Lines,
         watch: &mut impl Watch,
     ) -> Result<ClientAddr, Withheld> {
         let of_peer = || {
@@ -151,13 +161,7 @@ impl Resolver {
             furthest: None,
             watch,
         };
-        let client = match headers.get(name) {
-            None => None,
-            // Where no name has several values, it is the only line.
-            Some(line) if headers.len() == headers.keys_len() => walk.source(&self.source.0, [line].into_iter())?,
-            Some(_) => walk.source(&self.source.0, headers.get_all(name).iter())?,
-        };
-        if let Some(client) = client {
+        if let Some(client) = walk.source(&self.source.0, lines.source(name))? {
             return Ok(ClientAddr::new(client, said_by));
         }
         match (walk.stop, walk.furthest) {
