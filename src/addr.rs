@@ -85,12 +85,14 @@ impl Peer {
 
 /// The port is dropped: with a time it identifies a subscriber behind carrier NAT.
 impl From<SocketAddr> for Peer {
+    #[inline]
     fn from(address: SocketAddr) -> Self {
         address.ip().into()
     }
 }
 
 impl From<IpAddr> for Peer {
+    #[inline]
     fn from(address: IpAddr) -> Self {
         Self(Canonical::from(address).usable().map_or(PeerKind::Unknown, PeerKind::Ip))
     }
@@ -271,6 +273,7 @@ impl Canonical {
 }
 
 impl From<IpAddr> for Canonical {
+    #[inline]
     fn from(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self::V4(address.octets()),

@@ -202,11 +202,11 @@ impl<W: Watch> Walk<'_, W> {
         mut lines: impl DoubleEndedIterator<Item = &'h HeaderValue>,
     ) -> Result<Option<Canonical>, Withheld> {
         let parse = match source {
-            SourceKind::Peer | SourceKind::List(_) => {
-                return self.lines(lines, forwarded::list_from_right, Node::parse);
-            }
+            SourceKind::Peer | SourceKind::List(_) => return self.lists(lines),
             SourceKind::Forwarded => {
-                return self.lines(lines, forwarded::elements_from_right, forwarded::parse_element);
+                return self.lines(lines, |line| {
+                    forwarded::elements_from_right(line).map(|element| (element, forwarded::parse_element(element)))
+                });
             }
             SourceKind::Single(_) => Node::parse,
             SourceKind::WithPort(_) => Node::parse_with_port,
@@ -215,25 +215,48 @@ impl<W: Watch> Walk<'_, W> {
         if lines.next().is_some() {
             return Err(Withheld::SeveralLines);
         }
-        self.lines(line.into_iter(), |line| [forwarded::trim(line)].into_iter(), parse)
+        self.lines(line.into_iter(), |line| {
+            let element = forwarded::trim(line);
+            [(element, parse(element))].into_iter()
+        })
+    }
+
+    #[inline]
+    fn lists<'h>(
+        &mut self,
+        lines: impl DoubleEndedIterator<Item = &'h HeaderValue>,
+    ) -> Result<Option<Canonical>, Withheld> {
+        for line in lines.rev() {
+            // No address has a comma in it, so a line that is one is one element: most lines are.
+            let whole = forwarded::trim(line.as_bytes());
+            let client = match Node::parse(whole) {
+                node @ Node::Address(_) => self.element(whole, node)?,
+                Node::Hidden | Node::Malformed => self.list(line)?,
+            };
+            if client.is_some() {
+                return Ok(client);
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline(never)]
+    fn list(&mut self, line: &HeaderValue) -> Result<Option<Canonical>, Withheld> {
+        self.lines([line].into_iter(), |line| {
+            forwarded::list_from_right(line).map(|element| (element, Node::parse(element)))
+        })
     }
 
     /// Goes through the hops from the nearest until one is the client; nothing if none is.
     #[inline]
-    fn lines<'h, E: Iterator<Item = &'h [u8]>>(
+    fn lines<'h, E: Iterator<Item = (&'h [u8], Node)>>(
         &mut self,
         lines: impl DoubleEndedIterator<Item = &'h HeaderValue>,
         elements: impl Fn(&'h [u8]) -> E,
-        parse: impl Fn(&[u8]) -> Node,
     ) -> Result<Option<Canonical>, Withheld> {
         for line in lines.rev() {
-            for element in elements(line.as_bytes()) {
-                self.left = self.left.checked_sub(1).ok_or(Withheld::TooManyHops)?;
-                // RFC 9110, 5.6.1.2: empty elements don't count.
-                if element.is_empty() {
-                    continue;
-                }
-                if let Some(client) = self.hop(element, &parse)? {
+            for (element, node) in elements(line.as_bytes()) {
+                if let Some(client) = self.element(element, node)? {
                     return Ok(Some(client));
                 }
             }
@@ -242,8 +265,12 @@ impl<W: Watch> Walk<'_, W> {
     }
 
     #[inline]
-    fn hop(&mut self, element: &[u8], parse: impl Fn(&[u8]) -> Node) -> Result<Option<Canonical>, Withheld> {
-        let node = parse(element);
+    fn element(&mut self, element: &[u8], node: Node) -> Result<Option<Canonical>, Withheld> {
+        self.left = self.left.checked_sub(1).ok_or(Withheld::TooManyHops)?;
+        // RFC 9110, 5.6.1.2: empty elements don't count.
+        if element.is_empty() {
+            return Ok(None);
+        }
         let verdict = match (self.stop, node) {
             // A trusted proxy wrote it, and it is not the client: whatever it says, it is one hop.
             (Stop::AfterHops(hops), _) if hops > NonZeroU8::MIN => {

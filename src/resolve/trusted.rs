@@ -72,6 +72,7 @@ impl TrustedProxies {
         self
     }
 
+    #[inline]
     pub(super) fn trust(&self, peer: Peer) -> bool {
         match peer.address() {
             Some(address) => self.contains(address),
