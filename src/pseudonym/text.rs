@@ -73,51 +73,39 @@ impl Text {
     /// As RFC 5952 wants it: lower case, no leading zeros, the longest run of zeros as `::`.
     #[inline]
     pub(crate) fn push_ipv6(&mut self, address: Ipv6Addr) {
-        let bits = address.to_bits();
-        // One zero group is never shortened, and a pseudonym rarely has two side by side.
-        if has_zeros_side_by_side(bits) {
+        // A pseudonym rarely has a group that is zero.
+        if has_zero_group(address.octets()) {
             self.push_shortened(address.segments());
             return;
         }
-        for pair in 0..4 {
-            self.push_groups((bits >> (96 - 32 * pair)) as u32);
+        for group in address.octets().chunks_exact(2) {
+            self.push_group(group[0], group[1]);
         }
         // The colon after the last one.
         self.length -= 1;
     }
 
-    /// The digits of two groups, and a colon after each.
+    /// Those of four digits that the group needs, and a colon.
     #[inline(always)]
-    fn push_groups(&mut self, groups: u32) {
-        // A hexadecimal digit in each byte, the last in the lowest.
-        let digits = u64::from(groups);
-        let digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
-        let digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
-        let digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-        // In memory the first digit comes first.
-        let digits = digits.swap_bytes();
-        // 1 in each byte above 9, without a branch: 6 more carries into the high half.
-        let letters = (digits + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
-        let ascii = digits + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10);
-        self.push_digits(digits as u32, ascii as u32);
-        self.push_digits((digits >> 32) as u32, (ascii >> 32) as u32);
-    }
-
-    /// Those of four digits that the group needs, and a colon. The first digit is in the lowest byte.
-    #[inline(always)]
-    fn push_digits(&mut self, digits: u32, ascii: u32) {
+    fn push_group(&mut self, high: u8, low: u8) {
+        // The first digit is in the lowest byte, where it comes first in memory.
+        let digits = u32::from(DIGITS[usize::from(high)]) | u32::from(DIGITS[usize::from(low)]) << 16;
         // In bits, and only whole bytes. The last digit stays, even if it is 0.
-        let leading = (digits | 1 << 24).trailing_zeros() & 0b11_000;
-        let text = (u64::from(ascii) | u64::from(b':') << 32) >> leading;
+        let zeros = ((digits ^ 0x3030_3030) | 1 << 24).trailing_zeros() & 0b11_000;
+        let text = (u64::from(digits) | u64::from(b':') << 32) >> zeros;
         // What is written too much is written over by what comes next. The mask is for the compiler: no text is longer.
         let start = self.length & 63;
         self.bytes[start..start + 8].copy_from_slice(&text.to_le_bytes());
-        self.length = start + 5 - leading as usize / 8;
+        self.length = start + 5 - zeros as usize / 8;
     }
 
     #[cold]
     fn push_shortened(&mut self, groups: [u16; 8]) {
         let (start, length) = longest_zeros(&groups);
+        // RFC 5952, 4.2.2: a single one is not shortened.
+        if length < 2 {
+            return self.push_plainly(&groups);
+        }
         self.push_plainly(&groups[..start]);
         self.extend(b"::");
         self.push_plainly(&groups[start + length..]);
@@ -136,14 +124,24 @@ impl Text {
     }
 }
 
-/// Whether two groups of 16 bits that are next to each other are zero.
+/// The two hexadecimal digits of each byte, the first in the lower half.
+static DIGITS: [u16; 256] = {
+    let text = b"0123456789abcdef";
+    let mut digits = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        digits[byte] = u16::from_le_bytes([text[byte >> 4], text[byte & 15]]);
+        byte += 1;
+    }
+    digits
+};
+
 #[inline]
-fn has_zeros_side_by_side(bits: u128) -> bool {
-    const LOW: u128 = 0x7fff_7fff_7fff_7fff_7fff_7fff_7fff_7fff;
-    // The top bit of each group that is not zero.
-    let set = ((bits & LOW) + LOW) | bits;
-    let zero = !set & !LOW;
-    zero & (zero << 16) != 0
+fn has_zero_group(octets: [u8; 16]) -> bool {
+    const ONES: u128 = 0x0001_0001_0001_0001_0001_0001_0001_0001;
+    let bits = u128::from_ne_bytes(octets);
+    // Only from a zero a borrow sets the top bit where there was none. Which group it is does not matter.
+    bits.wrapping_sub(ONES) & !bits & (ONES << 15) != 0
 }
 
 /// Where the longest run of zero groups begins, and how long it is; the first of several.
