@@ -214,6 +214,7 @@ impl EpochKey {
     }
 
     /// The keyed hash of `input`; nothing in a process that was forked from the key's own.
+    #[inline]
     pub(crate) fn hash(&self, input: &[u8]) -> Option<[u8; 32]> {
         Some(*blake3::keyed_hash(self.0.expose()?, input).as_bytes())
     }

@@ -92,10 +92,11 @@ impl KeyRing {
         self.shared.epochs
     }
 
-    /// Lends the valid key, and says what the wall clock says. Nothing if no key is valid.
+    /// Lends the valid key to the thread that is this [`reader`], and says what the wall clock says. Nothing if no key is
+    /// valid.
     #[inline]
-    pub(crate) fn with<R>(&self, hash: impl FnOnce(&EpochKey, SystemTime) -> R) -> Option<R> {
-        self.shared.lend(|key, now| hash(&key.key, now.wall))
+    pub(crate) fn with<R>(&self, reader: usize, hash: impl FnOnce(&EpochKey, SystemTime) -> R) -> Option<R> {
+        self.shared.lend_to(reader, |key, now| hash(&key.key, now.wall))
     }
 }
 
@@ -354,9 +355,13 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
 impl Shared {
-    #[inline]
     fn lend<R>(&self, read: impl FnOnce(&LiveKey, Now) -> R) -> Option<R> {
-        let result = self.lent.with(reader(), |keys| {
+        self.lend_to(reader(), read)
+    }
+
+    #[inline]
+    fn lend_to<R>(&self, reader: usize, read: impl FnOnce(&LiveKey, Now) -> R) -> Option<R> {
+        let result = self.lent.with(reader, |keys| {
             // Looked at under the lock, so that waiting for it does not outlast the key.
             let now = self.clock.now();
             keys.valid(now).map(|key| read(key, now))

@@ -205,16 +205,17 @@ impl Anonymizer {
     #[inline]
     fn anonymize_on(&self, host: Option<Host>, headers: &mut HeaderMap, extensions: &mut Extensions) {
         let edge = &*self.edge;
-        let policy = &edge.policies[reader() & (edge.policies.len() - 1)];
+        let reader = reader();
+        let policy = &edge.policies[reader & (edge.policies.len() - 1)];
         let (peer, typed) = typed::take(extensions, edge.peer_from);
 
         let (client, place, strip);
         if headers.len() == headers.keys_len() {
             let found = edge.look.find(headers);
-            client = edge.client(policy, peer, host, &found);
+            client = edge.client(policy, reader, peer, host, &found);
             (place, strip) = (found.source.filter(|_| edge.in_place), found.strip);
         } else {
-            client = edge.client(policy, peer, host, headers);
+            client = edge.client(policy, reader, peer, host, headers);
             (place, strip) = (None, true);
         }
 
@@ -239,7 +240,9 @@ impl Anonymizer {
             let value = line.value(&client, &mut shown);
             set_header(headers, line.name, value);
         }
-        typed.put_back(extensions, || shown.or_else(|| policy.typed(&client)));
+        if let Some((rest, shown)) = typed.write(|| shown.or_else(|| policy.typed(&client))) {
+            rest.put_back(extensions, shown);
+        }
         extensions.insert(client);
     }
 
@@ -264,8 +267,8 @@ impl fmt::Debug for Anonymizer {
 impl Edge {
     /// From here on nobody knows the address.
     #[inline]
-    fn client(&self, policy: &Policy, peer: Peer, host: Option<Host>, lines: &impl Lines) -> Client {
-        let client = policy.client_of(self.resolver.resolve_in(peer, lines), &self.keys, host, lines);
+    fn client(&self, policy: &Policy, reader: usize, peer: Peer, host: Option<Host>, lines: &impl Lines) -> Client {
+        let client = policy.client_of(self.resolver.resolve_in(peer, lines), &self.keys, reader, host, lines);
         if let Some(why) = client.withheld() {
             self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
         }

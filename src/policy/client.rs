@@ -65,6 +65,7 @@ impl Known {
         policy: &Inner,
         address: &ClientAddr,
         keys: &KeyRing,
+        reader: usize,
         host: Option<Host>,
         lines: &impl Lines,
     ) -> Result<Self, Withheld> {
@@ -73,7 +74,7 @@ impl Known {
             NoSubject::ForeignPseudonym => Withheld::ForeignPseudonym,
         })?;
         let (mut handle, mut limits) = (None, None);
-        let at = keys.with(|key, at| {
+        let at = keys.with(reader, |key, at| {
             handle = subject.handle(key);
             if policy.limits {
                 limits = subject.limit_handle(key);
@@ -83,25 +84,25 @@ impl Known {
         let (Some(at), Some(handle)) = (at, handle) else {
             return Err(Withheld::NoKey);
         };
-        let place = match (subject.ready_made(), policy.keep) {
-            (Some(ready_made), _) => Place::ReadyMade(ready_made),
-            (None, Some(keep)) => subject.network(keep).map_or(Place::Nowhere, Place::Network),
-            (None, None) => Place::Nowhere,
-        };
-        let session = policy.session.as_ref().and_then(|session| session.of(&handle, lines));
-        let scope = match session {
-            Some(session) => RequestScope::Session(session),
-            None if policy.views.iter().any(|entry| !entry.meaning.is_given(host.is_some())) => {
-                // Without randomness what is random is withheld.
-                fresh().map_or(RequestScope::Unscoped, RequestScope::Fresh)
-            }
-            None => RequestScope::Unscoped,
-        };
-        let seconds = match policy.windows {
-            true => seconds(at),
-            false => 0,
-        };
-        Ok(Self { handle, limits, host, scope, place, seconds })
+        let mut known = Self { handle, limits, host, scope: RequestScope::Unscoped, place: Place::Nowhere, seconds: 0 };
+        if let Some(ready_made) = subject.ready_made() {
+            known.place = Place::ReadyMade(ready_made);
+        } else if let Some(network) = policy.keep.and_then(|keep| subject.network(keep)) {
+            known.place = Place::Network(network);
+        }
+        if let Some(session) = policy.session.as_ref().and_then(|session| session.of(&known.handle, lines)) {
+            known.scope = RequestScope::Session(session);
+        } else if policy.is_scoped
+            && policy.views.iter().any(|entry| !entry.meaning.is_given(host.is_some()))
+            && let Some(random) = fresh()
+        {
+            // Without randomness what is random is withheld.
+            known.scope = RequestScope::Fresh(random);
+        }
+        if policy.windows {
+            known.seconds = seconds(at);
+        }
+        Ok(known)
     }
 
     #[inline]

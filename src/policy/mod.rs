@@ -62,7 +62,7 @@ use self::{
 use crate::{
     addr::{ClientAddr, Keep},
     headers::Lines,
-    keys::KeyRing,
+    keys::{KeyRing, reader},
     pseudonym::{PseudonymRange, Question},
     resolve::Withheld,
 };
@@ -85,6 +85,7 @@ struct Inner {
     limits: bool,
     keep: Option<Keep>,
     windows: bool,
+    is_scoped: bool,
     // The view in which typed addresses are shown.
     typed: Option<usize>,
 }
@@ -116,6 +117,7 @@ impl Policy {
             limits: false,
             keep: None,
             windows: false,
+            is_scoped: false,
             typed: None,
         };
         for view in views {
@@ -152,7 +154,7 @@ impl Policy {
     /// ```
     #[must_use]
     pub fn client(&self, address: &ClientAddr, keys: &KeyRing) -> Client {
-        let known = Known::new(&self.inner, address, keys, None, &HeaderMap::new());
+        let known = Known::new(&self.inner, address, keys, reader(), None, &HeaderMap::new());
         Client::new(self.clone(), known)
     }
 
@@ -178,10 +180,11 @@ impl Policy {
         &self,
         address: Result<ClientAddr, Withheld>,
         keys: &KeyRing,
+        reader: usize,
         host: Option<Host>,
         lines: &impl Lines,
     ) -> Client {
-        let known = address.and_then(|address| Known::new(&self.inner, &address, keys, host, lines));
+        let known = address.and_then(|address| Known::new(&self.inner, &address, keys, reader, host, lines));
         Client::new(self.clone(), known)
     }
 
@@ -217,10 +220,11 @@ impl Line<'_> {
     #[inline(always)]
     pub(crate) fn value(&self, client: &Client, typed: &mut Option<IpAddr>) -> Option<HeaderValue> {
         let shown = client.shown(self.entry);
+        let address = shown.address();
         if self.entry.is_typed {
-            *typed = shown.address();
+            *typed = address;
         }
-        self.entry.form.text(shown)
+        self.entry.form.text(shown, address)
     }
 }
 
@@ -264,6 +268,7 @@ impl Inner {
             Method::Pseudonym(_) => view.own_scope().unwrap_or(scope).register(&mut self.hosts, &mut self.session)?,
             Method::Network(_) | Method::Limit => Meaning::Unscoped,
         };
+        self.is_scoped |= meaning != Meaning::Unscoped;
         let has_window = view.window_length().is_some();
         self.windows |= has_window;
         let question = Question::new(name, has_window);

@@ -218,35 +218,31 @@ impl Form {
         Ok(form)
     }
 
+    /// `address` is the one that is shown, if it is one.
     #[inline(always)]
-    pub(super) fn text(self, shown: Shown) -> Option<HeaderValue> {
-        let text = match (self, shown) {
-            // Before the others, and built where it is sent from: most servers have this one.
-            (Self::Address, shown) => {
-                let mut text = Text::of(b"");
-                text.push_address(shown.address()?);
-                return HeaderValue::from_bytes(text.as_bytes()).ok();
-            }
-            (Self::Forwarded, shown) => forwarded(shown),
-            (_, Shown::Nothing | Shown::Pseudonym(Pseudonym::Withheld)) => return None,
-            (Self::AddressAndPort, shown) => {
-                let mut text = Text::address(shown.address()?);
+    pub(super) fn text(self, shown: Shown, address: Option<IpAddr>) -> Option<HeaderValue> {
+        let mut text = Text::of(b"");
+        match (self, shown) {
+            (Self::Address, _) => text.push_address(address?),
+            (Self::AddressAndPort, _) => {
+                text.push_address(address?);
                 text.extend(b":0");
-                text
             }
-            (Self::Text, Shown::Pseudonym(pseudonym)) => pseudonym.text(),
+            (Self::Forwarded, shown) => push_forwarded(&mut text, shown, address),
+            (Self::Text, Shown::Nothing | Shown::Pseudonym(Pseudonym::Withheld)) => return None,
+            (Self::Text, Shown::Pseudonym(pseudonym)) => text = pseudonym.text(),
             (Self::Text, Shown::Network(network)) => {
                 return HeaderValue::try_from(network.to_string()).ok();
             }
-        };
+        }
         HeaderValue::from_bytes(text.as_bytes()).ok()
     }
 }
 
 // RFC 7239, 6: an IPv6 address is in brackets, and what has brackets or colons is quoted.
-fn forwarded(shown: Shown) -> Text {
-    let mut text = Text::of(b"for=");
-    match (shown.address(), shown) {
+fn push_forwarded(text: &mut Text, shown: Shown, address: Option<IpAddr>) {
+    text.extend(b"for=");
+    match (address, shown) {
         (Some(IpAddr::V4(address)), _) => text.push_ipv4(address),
         (Some(IpAddr::V6(address)), _) => {
             text.extend(b"\"[");
@@ -256,5 +252,4 @@ fn forwarded(shown: Shown) -> Text {
         (None, Shown::Pseudonym(pseudonym)) => text.extend(pseudonym.text().as_bytes()),
         (None, _) => text.extend(b"unknown"),
     }
-    text
 }

@@ -40,6 +40,7 @@ impl Node {
         Self::parse(&text[..colon])
     }
 
+    #[inline(never)]
     fn not_v4(text: &[u8]) -> Self {
         if let Some(octets) = parse_v6(without_zone(text)) {
             Self::address(Canonical::v6(octets))
@@ -55,6 +56,7 @@ impl Node {
         }
     }
 
+    #[inline(never)]
     fn bracketed(text: &[u8]) -> Self {
         let Some(end) = text.iter().position(|&byte| byte == b']') else {
             return Self::Malformed;
@@ -70,6 +72,7 @@ impl Node {
         }
     }
 
+    #[inline(never)]
     // RFC 7239, 6.3: "_" 1*( ALPHA / DIGIT / "." / "_" / "-" ), and maybe a port.
     fn hidden(text: &[u8]) -> Self {
         let (name, port) = match text.iter().position(|&byte| byte == b':') {
