@@ -282,7 +282,6 @@ impl From<IpAddr> for Canonical {
     }
 }
 
-#[cfg(feature = "explain")]
 impl From<Canonical> for IpAddr {
     fn from(address: Canonical) -> Self {
         match address {

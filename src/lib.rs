@@ -22,6 +22,7 @@
 //! | decide who may know what | [`policy`] |
 //! | rotate and destroy keys | [`keys`] |
 //! | know which headers are removed | [`headers`] |
+//! | remove addresses from text | [`scrub`] |
 #![cfg_attr(feature = "axum", doc = "| use axum | [`axum`](mod@axum) |")]
 #![cfg_attr(feature = "tonic", doc = "| use tonic | [`tonic`](mod@tonic) |")]
 //!
@@ -39,6 +40,7 @@ pub mod layer;
 pub mod policy;
 mod pseudonym;
 pub mod resolve;
+pub mod scrub;
 
 #[cfg(feature = "axum")]
 pub use self::layer::axum;
@@ -51,6 +53,7 @@ pub use self::{
     policy::{Client, Policy},
     pseudonym::{LimitKey, Pseudonym, PseudonymRange, RangeError, Token},
     resolve::{Resolver, TrustedProxies},
+    scrub::Scrubber,
 };
 
 /// Its program compiles.

@@ -63,7 +63,7 @@ use crate::{
     addr::{ClientAddr, Keep},
     headers::Lines,
     keys::{KeyRing, reader},
-    pseudonym::{PseudonymRange, Question},
+    pseudonym::{PseudonymRange, Question, Shape},
     resolve::Withheld,
 };
 
@@ -88,6 +88,18 @@ struct Inner {
     is_scoped: bool,
     // The view in which typed addresses are shown.
     typed: Option<usize>,
+}
+
+/// What a view sees of a client.
+pub(crate) enum Sees {
+    Pseudonym {
+        /// The same for the same client, as long as the key lives.
+        is_stable: bool,
+        has_window: bool,
+        is_ipv6: bool,
+    },
+    Network(Keep),
+    Nothing,
 }
 
 /// A view, and its scope as one of few kinds.
@@ -199,6 +211,25 @@ impl Policy {
         self.views().filter_map(View::header_name)
     }
 
+    /// What a view sees, for whoever shows it many clients; nothing if there is no such view.
+    pub(crate) fn sees(&self, view: &str) -> Option<Sees> {
+        let entry = self.inner.views.iter().find(|entry| entry.view.name() == view)?;
+        Some(match entry.view.method() {
+            Method::Limit => Sees::Nothing,
+            Method::Network(keep) => Sees::Network(keep),
+            Method::Pseudonym(shape) => Sees::Pseudonym {
+                is_stable: entry.meaning == Meaning::Unscoped,
+                has_window: entry.view.window_length().is_some(),
+                is_ipv6: shape == Shape::Address,
+            },
+        })
+    }
+
+    /// The range that pseudonyms of address shape are in.
+    pub(crate) fn pseudonym_range(&self) -> PseudonymRange {
+        self.inner.range
+    }
+
     /// What stands in typed addresses; nothing if it is withheld.
     #[inline]
     pub(crate) fn typed(&self, client: &Client) -> Option<IpAddr> {
@@ -258,7 +289,7 @@ impl Inner {
             }
             Method::Limit => self.limits = true,
             Method::Pseudonym(shape) => {
-                if self.typed.is_none() && shape != crate::pseudonym::Shape::Token {
+                if self.typed.is_none() && shape != Shape::Token {
                     self.typed = Some(self.views.len());
                 }
             }

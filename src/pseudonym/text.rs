@@ -55,19 +55,16 @@ impl Text {
         }
     }
 
+    #[inline]
     pub(crate) fn push_ipv4(&mut self, address: Ipv4Addr) {
-        for (place, octet) in address.octets().into_iter().enumerate() {
-            if place > 0 {
-                self.push(b'.');
-            }
-            if octet >= 100 {
-                self.push(b'0' + octet / 100);
-            }
-            if octet >= 10 {
-                self.push(b'0' + octet / 10 % 10);
-            }
-            self.push(b'0' + octet % 10);
+        for octet in address.octets() {
+            let (text, length) = OCTETS[usize::from(octet)];
+            let start = self.length & 63;
+            self.bytes[start..start + 4].copy_from_slice(&text);
+            self.length = start + usize::from(length);
         }
+        // The dot after the last one.
+        self.length -= 1;
     }
 
     /// As RFC 5952 wants it: lower case, no leading zeros, the longest run of zeros as `::`.
@@ -99,30 +96,53 @@ impl Text {
         self.length = start + 5 - zeros as usize / 8;
     }
 
-    #[cold]
     fn push_shortened(&mut self, groups: [u16; 8]) {
         let (start, length) = longest_zeros(&groups);
         // RFC 5952, 4.2.2: a single one is not shortened.
-        if length < 2 {
-            return self.push_plainly(&groups);
+        let (start, length) = if length < 2 { (groups.len(), 0) } else { (start, length) };
+        let (before, after) = (&groups[..start], &groups[start + length..]);
+        self.push_groups(before);
+        if length > 0 {
+            // The first of the two colons is there already, unless nothing is before it.
+            self.extend(if start == 0 { b"::" } else { b":" });
         }
-        self.push_plainly(&groups[..start]);
-        self.extend(b"::");
-        self.push_plainly(&groups[start + length..]);
+        self.push_groups(after);
+        if length == 0 || !after.is_empty() {
+            self.length -= 1;
+        }
     }
 
-    fn push_plainly(&mut self, groups: &[u16]) {
-        for (place, &group) in groups.iter().enumerate() {
-            if place > 0 {
-                self.push(b':');
-            }
-            let digits = group.max(1).ilog2() / 4 + 1;
-            for digit in (0..digits).rev() {
-                self.push(b"0123456789abcdef"[usize::from(group >> (4 * digit) & 15)]);
-            }
+    fn push_groups(&mut self, groups: &[u16]) {
+        for group in groups {
+            let [high, low] = group.to_be_bytes();
+            self.push_group(high, low);
         }
     }
 }
+
+/// Each octet in decimal and a dot, and how long that is.
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut table = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let digits = [b'0' + (octet / 100) as u8, b'0' + (octet / 10 % 10) as u8, b'0' + (octet % 10) as u8];
+        let leading = if octet >= 100 {
+            0
+        } else if octet >= 10 {
+            1
+        } else {
+            2
+        };
+        let mut place = 0;
+        while leading + place < 3 {
+            table[octet].0[place] = digits[leading + place];
+            place += 1;
+        }
+        table[octet].1 = place as u8 + 1;
+        octet += 1;
+    }
+    table
+};
 
 /// The two hexadecimal digits of each byte, the first in the lower half.
 static DIGITS: [u16; 256] = {
@@ -136,6 +156,7 @@ static DIGITS: [u16; 256] = {
     digits
 };
 
+/// Whether a group of 16 bits is zero.
 #[inline]
 fn has_zero_group(octets: [u8; 16]) -> bool {
     const ONES: u128 = 0x0001_0001_0001_0001_0001_0001_0001_0001;

@@ -47,6 +47,7 @@ use std::{fmt, num::NonZeroU8};
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
 use self::node::Node;
+pub(crate) use self::node::parse_v6;
 pub use self::trusted::{TrustedError, TrustedProxies};
 use crate::{
     addr::{Canonical, ClientAddr, Peer, SaidBy},

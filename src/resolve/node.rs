@@ -149,62 +149,78 @@ fn parse_octet(text: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// A whole IPv6 address in any of its spellings (RFC 4291, 2.2).
-fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
-    // What stands before "::", and what stands after it; each group moves the ones before it up.
-    let (mut before, mut bits) = (None, 0_u128);
-    let (mut groups_before, mut groups) = (0, 0);
-    let mut place = 0;
-    if text.starts_with(b"::") {
-        before = Some(0);
-        place = 2;
-    }
-    while place < text.len() {
-        let start = place;
-        let mut group = 0;
-        while let Some(&byte) = text.get(place) {
-            let digit = HEX_DIGIT[usize::from(byte)];
-            if digit > 15 {
-                break;
-            }
+pub(crate) fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
+    // The groups so far, each of which moves the ones before it up.
+    let (mut bits, mut groups) = (0_u128, 0);
+    // How many groups stand before "::".
+    let mut gap = None;
+    let (mut group, mut digits) = (0_u32, 0);
+    let mut colon_before = false;
+    for (place, &byte) in text.iter().enumerate() {
+        let digit = HEX_DIGIT[usize::from(byte)];
+        if digit <= 15 {
             group = group << 4 | u32::from(digit);
-            place += 1;
-        }
-        if !(1..=4).contains(&(place - start)) {
-            return None;
-        }
-        if text.get(place) == Some(&b'.') {
-            // The last 32 bits in dots.
-            let (octets, []) = parse_v4(&text[start..])? else {
+            digits += 1;
+            if digits > 4 {
                 return None;
-            };
-            bits = bits << 32 | u128::from(u32::from_be_bytes(octets));
-            groups += 2;
-            break;
-        }
-        bits = bits << 16 | u128::from(group);
-        groups += 1;
-        match &text[place..] {
-            [] => break,
-            [b':', b':', ..] if before.is_none() => {
-                (before, groups_before) = (Some(bits), groups);
-                (bits, groups) = (0, 0);
-                place += 2;
             }
-            // A single colon has to be followed by something.
-            [b':', after, ..] if *after != b':' => place += 1,
+            continue;
+        }
+        match byte {
+            b':' if digits > 0 => {
+                bits = bits << 16 | u128::from(group);
+                groups += 1;
+                if groups == 8 {
+                    return None;
+                }
+                colon_before = true;
+            }
+            b':' if colon_before || (place == 0 && text.get(1) == Some(&b':')) => {
+                // The first of the two at the beginning is before nothing.
+                if colon_before || groups > 0 {
+                    if gap.is_some() {
+                        return None;
+                    }
+                    gap = Some(groups);
+                    colon_before = false;
+                } else {
+                    colon_before = true;
+                }
+            }
+            // The last 32 bits in dots.
+            b'.' if digits > 0 => {
+                let (octets, []) = parse_v4(&text[place - digits..])? else {
+                    return None;
+                };
+                bits = bits << 32 | u128::from(u32::from_be_bytes(octets));
+                return whole(bits, groups + 2, gap);
+            }
             _ => return None,
         }
-        if groups_before + groups >= 8 {
-            return None;
-        }
+        (group, digits) = (0, 0);
     }
-    let bits = match before {
+    if digits > 0 {
+        bits = bits << 16 | u128::from(group);
+        groups += 1;
+    } else if colon_before || gap != Some(groups) {
+        // A single colon has to be followed by something.
+        return None;
+    }
+    whole(bits, groups, gap)
+}
+
+/// An address from its groups, of which those after the gap are the last ones.
+#[inline]
+fn whole(bits: u128, groups: u32, gap: Option<u32>) -> Option<[u8; 16]> {
+    let bits = match gap {
         None if groups == 8 => bits,
         // At least one group is left out.
-        Some(_) if groups_before + groups >= 8 => return None,
-        Some(before) if groups_before > 0 => before << (128 - 16 * groups_before) | bits,
-        Some(_) => bits,
-        None => return None,
+        Some(before) if groups < 8 => {
+            let after = groups - before;
+            let low = !u128::MAX.unbounded_shl(16 * after);
+            (bits & !low).unbounded_shl(16 * (8 - groups)) | bits & low
+        }
+        _ => return None,
     };
     Some(bits.to_be_bytes())
 }

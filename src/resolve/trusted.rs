@@ -81,7 +81,7 @@ impl TrustedProxies {
     }
 
     #[inline]
-    pub(super) fn contains(&self, address: Canonical) -> bool {
+    pub(crate) fn contains(&self, address: Canonical) -> bool {
         match address {
             Canonical::V4(octets) => is_in(&self.v4, u32::from_be_bytes(octets)),
             Canonical::V6(octets) => is_in(&self.v6, u128::from_be_bytes(octets)),

@@ -1,0 +1,75 @@
+//! What belongs to an address and stands behind it: a port, or the length of a prefix.
+
+use std::ops::Range;
+
+use super::{
+    literal::{Literal, What, decimal, encoded, is_hex_or_colon, is_word},
+    numbers::begins_a_quad,
+};
+use crate::addr::Canonical;
+
+/// What stands behind an address.
+pub(super) enum Tail {
+    None,
+    /// The digits of a port.
+    Port(Range<usize>),
+    /// The length of a prefix, and where it ends.
+    Width(u8, usize),
+}
+
+impl Literal {
+    /// What belongs to it and stands behind it.
+    #[inline]
+    pub(super) fn tail(&self, text: &[u8]) -> Tail {
+        let end = self.end;
+        let width = |widest| match decimal(text, end + 1) {
+            Some((width, after))
+                if width <= widest
+                    && after <= end + 4
+                    && !begins_groups(&text[end + 1..])
+                    && !begins_a_quad(text, end + 1) =>
+            {
+                Tail::Width(width as u8, after)
+            }
+            _ => Tail::None,
+        };
+        match (text.get(end), self.what) {
+            (None, _) => Tail::None,
+            // With a dot as tcpdump prints it: after IPv4 there is a number only if it is that.
+            (Some(b':' | b'.'), _) => port(text, end + 1),
+            (Some(b']'), _) if text.get(end + 1) == Some(&b':') => port(text, end + 2),
+            (Some(b'/'), What::Address(Canonical::V4(_))) => width(32),
+            (Some(b'/'), What::Address(Canonical::V6(_))) => width(128),
+            (Some(b'%'), _) => match encoded(&text[end..]) {
+                Some((b':', length)) => port(text, end + length),
+                _ => Tail::None,
+            },
+            _ => Tail::None,
+        }
+    }
+}
+
+#[inline]
+fn port(text: &[u8], start: usize) -> Tail {
+    match decimal(text, start) {
+        Some((port, end)) if port <= u32::from(u16::MAX) && is_end_of_port(&text[end..]) => Tail::Port(start..end),
+        _ => Tail::None,
+    }
+}
+
+/// Whether a number is not the beginning of something else, such as a date or an address.
+fn is_end_of_port(behind: &[u8]) -> bool {
+    match behind {
+        [b'-' | b'%', ..] => false,
+        [b'.', next, ..] => !next.is_ascii_digit(),
+        [b':', next, ..] => !is_hex_or_colon(*next) && *next != b'%',
+        [byte, ..] => !is_word(*byte),
+        [] => true,
+    }
+}
+
+/// Whether what begins there goes on as an IPv6 address does.
+fn begins_groups(text: &[u8]) -> bool {
+    let run = &text[..text.iter().take_while(|&&byte| is_hex_or_colon(byte)).count()];
+    run.windows(2).any(|pair| pair == b"::") || run.iter().filter(|&&byte| byte == b':').count() >= 7
+}
