@@ -1,6 +1,7 @@
 //! `ipveil`: what the library does, for people at a terminal.
 
 mod explain;
+mod scrub;
 
 use std::process::ExitCode;
 
@@ -18,14 +19,16 @@ struct Arguments {
 enum Command {
     /// Why is this the client? Shows the walk from the peer to the client, and what each view would show.
     Explain(explain::Arguments),
+    Scrub(scrub::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Explain(arguments) => explain::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Scrub(arguments) => scrub::run(&arguments),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever reads has had enough: that is how pipes end.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

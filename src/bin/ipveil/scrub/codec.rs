@@ -1,0 +1,83 @@
+//! Text, gzip and zstd, told apart by how they begin.
+
+use std::io::{self, Read, Write};
+
+/// How a text is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Format {
+    fn of(start: &[u8]) -> Self {
+        match start {
+            // RFC 1952, 2.3.1, with the only method that there is.
+            [0x1f, 0x8b, 8, ..] => Self::Gzip,
+            // RFC 8878, 3.1.1.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Writes in this format.
+    pub(crate) fn encode<W: Write>(self, writer: W) -> io::Result<Encoder<W>> {
+        Ok(match self {
+            Self::Plain => Encoder::Plain(writer),
+            Self::Gzip => Encoder::Gzip(flate2::write::GzEncoder::new(writer, flate2::Compression::default())),
+            Self::Zstd => Encoder::Zstd(zstd::Encoder::new(writer, zstd::DEFAULT_COMPRESSION_LEVEL)?),
+        })
+    }
+}
+
+/// Reads whatever it is as text. An archive that ends too early is an error, not an end.
+pub(crate) fn decode(mut reader: impl Read + Send + 'static) -> io::Result<(Format, Box<dyn Read + Send>)> {
+    let mut start = Vec::new();
+    (&mut reader).take(4).read_to_end(&mut start)?;
+    let format = Format::of(&start);
+    let reader = io::Cursor::new(start).chain(reader);
+    let reader: Box<dyn Read + Send> = match format {
+        Format::Plain => Box::new(reader),
+        Format::Gzip => Box::new(flate2::read::MultiGzDecoder::new(reader)),
+        Format::Zstd => Box::new(zstd::Decoder::new(reader)?),
+    };
+    Ok((format, reader))
+}
+
+/// Writes a text in some format.
+pub(crate) enum Encoder<W: Write> {
+    Plain(W),
+    Gzip(flate2::write::GzEncoder<W>),
+    Zstd(zstd::Encoder<'static, W>),
+}
+
+impl<W: Write> Encoder<W> {
+    /// Writes what is left, and the end.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        let mut writer = match self {
+            Self::Plain(writer) => writer,
+            Self::Gzip(encoder) => encoder.finish()?,
+            Self::Zstd(encoder) => encoder.finish()?,
+        };
+        writer.flush()
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(writer) => writer.write(bytes),
+            Self::Gzip(encoder) => encoder.write(bytes),
+            Self::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            // A flush of compressed data costs size, and its end comes with `finish`.
+            Self::Plain(writer) => writer.flush(),
+            Self::Gzip(_) | Self::Zstd(_) => Ok(()),
+        }
+    }
+}

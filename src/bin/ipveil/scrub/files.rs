@@ -1,0 +1,235 @@
+//! What is read, and how a file takes the place of another.
+
+use std::{
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use tempfile::NamedTempFile;
+
+/// One text.
+pub(crate) enum Input {
+    Standard,
+    File(PathBuf),
+}
+
+impl Input {
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Standard => "standard input".to_owned(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Standard => Path::new("-"),
+            Self::File(path) => path,
+        }
+    }
+
+    pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>> {
+        match self {
+            Self::Standard => Ok(Box::new(io::stdin())),
+            Self::File(path) => Ok(Box::new(File::open(path).with_context(|| self.name())?)),
+        }
+    }
+
+    /// Where it is written to: the output itself, or a file of the same name in it.
+    pub(crate) fn target_in(&self, output: &Path) -> PathBuf {
+        match self.path().file_name() {
+            Some(name) if output.is_dir() => output.join(name),
+            _ => output.to_owned(),
+        }
+    }
+
+    /// In bytes, if that is known beforehand.
+    pub(crate) fn size_of_text(&self) -> Option<u64> {
+        let Self::File(path) = self else {
+            return None;
+        };
+        let is_compressed = path.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
+        let size = fs::metadata(path).ok()?.len();
+        (!is_compressed).then_some(size)
+    }
+}
+
+/// The files that the paths name, each once; standard input if there are none.
+pub(crate) fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
+    if paths.is_empty() {
+        return Ok(vec![Input::Standard]);
+    }
+    let mut inputs = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            inputs.push(Input::Standard);
+        } else if path.is_dir() {
+            add_directory(path, &mut inputs)?;
+        } else if !path.exists() && path.to_str().is_some_and(|text| text.contains(['*', '?', '['])) {
+            add_pattern(path, &mut inputs)?;
+        } else {
+            inputs.push(Input::File(path.clone()));
+        }
+    }
+    Ok(inputs)
+}
+
+fn add_directory(directory: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+    let name = || directory.display().to_string();
+    let mut entries =
+        fs::read_dir(directory).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()).with_context(name)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let kind = entry.file_type().with_context(name)?;
+        if kind.is_dir() {
+            add_directory(&entry.path(), inputs)?;
+        } else if kind.is_file() {
+            inputs.push(Input::File(entry.path()));
+        }
+        // Links lead out of the directory, and pipes have no end.
+    }
+    Ok(())
+}
+
+fn add_pattern(path: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+    let pattern = path.to_str().unwrap_or_default();
+    let before = inputs.len();
+    for found in glob::glob(pattern).with_context(|| format!("{pattern}: not a pattern"))? {
+        let found = found.with_context(|| pattern.to_owned())?;
+        match found.is_dir() {
+            true => add_directory(&found, inputs)?,
+            false => inputs.push(Input::File(found)),
+        }
+    }
+    if inputs.len() == before {
+        bail!("{pattern}: no file has such a name");
+    }
+    Ok(())
+}
+
+/// Opened to be written to at its end, as logs are.
+pub(crate) fn append_to(path: &Path) -> Result<File> {
+    OpenOptions::new().append(true).create(true).open(path).with_context(|| path.display().to_string())
+}
+
+/// A file under another name, until it is whole and takes its place at once. Until then, and if anything fails, what was there
+/// stays as it is.
+pub(crate) struct Replacement {
+    path: PathBuf,
+    file: NamedTempFile,
+    // What it was when it was opened, if it is to be gone afterwards.
+    original: Option<Metadata>,
+}
+
+impl Replacement {
+    /// Of a file that is read meanwhile.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        // The file that a link leads to is replaced, not the link.
+        let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
+        let name = || path.display().to_string();
+        let original = fs::metadata(&path).with_context(name)?;
+        if !original.is_file() {
+            bail!("{}: is not a file", path.display());
+        }
+        if has_other_names(&original) {
+            bail!("{}: has other names (hard links), under which the addresses would stay", path.display());
+        }
+        let mut new = Self::at(&path)?;
+        keep_owner(new.file.as_file(), &original)
+            .with_context(|| format!("{}: its owner can't be kept", path.display()))?;
+        new.file.as_file().set_permissions(original.permissions()).with_context(name)?;
+        new.original = Some(original);
+        Ok(new)
+    }
+
+    /// At a path where there may be nothing yet.
+    pub(crate) fn at(path: &Path) -> Result<Self> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new()
+            .prefix(".ipveil-")
+            .tempfile_in(directory)
+            .with_context(|| format!("{}: can't be written beside", path.display()))?;
+        Ok(Self { path: path.to_owned(), file, original: None })
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    pub(crate) fn file(&mut self) -> &mut NamedTempFile {
+        &mut self.file
+    }
+
+    /// It is whole.
+    pub(crate) fn put_in_place(self) -> Result<()> {
+        let Self { path, file, original } = self;
+        let name = || path.display().to_string();
+        file.as_file().sync_all().with_context(name)?;
+        if let Some(original) = original {
+            let now = fs::metadata(&path).with_context(name)?;
+            if has_changed(&original, &now) {
+                bail!("{}: was written to meanwhile, and stays as it is (rotate logs first, then scrub them)", name());
+            }
+        } else if !path.exists() {
+            make_readable(file.as_file()).with_context(name)?;
+        }
+        file.persist(&path).map_err(|error| anyhow!(error.error)).with_context(name)?;
+        if let Some(Ok(directory)) = path.parent().map(File::open) {
+            // Some file systems can't; the name is there all the same.
+            let _ = directory.sync_all();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn has_other_names(metadata: &Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(metadata) > 1
+}
+
+#[cfg(not(unix))]
+fn has_other_names(_: &Metadata) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn keep_owner(file: &File, original: &Metadata) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) == (original.uid(), original.gid()) {
+        return Ok(());
+    }
+    fchown(file, Some(original.uid()), Some(original.gid()))
+}
+
+#[cfg(not(unix))]
+fn keep_owner(_: &File, _: &Metadata) -> io::Result<()> {
+    Ok(())
+}
+
+/// Temporary files are for their owner alone; a new file is what other programs make: readable to its group.
+#[cfg(unix)]
+fn make_readable(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    file.set_permissions(fs::Permissions::from_mode(0o640))
+}
+
+#[cfg(not(unix))]
+fn make_readable(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+fn has_changed(before: &Metadata, now: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        if before.ino() != now.ino() {
+            return true;
+        }
+    }
+    before.len() != now.len() || before.modified().ok() != now.modified().ok()
+}

@@ -1,0 +1,478 @@
+//! `ipveil scrub`, as people and scripts run it.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+const LINE: &str = "203.0.113.7 - - [25/Nov/2026:12:34:56 +0000] \"GET / HTTP/1.1\" 200 \"http://[2001:db8::7]/\"\n";
+
+fn ipveil(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipveil"));
+    command.arg("scrub").args(arguments);
+    command
+}
+
+#[track_caller]
+fn run(arguments: &[&str]) -> Output {
+    ipveil(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[track_caller]
+fn pipe(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = start(arguments);
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+fn start(arguments: &[&str]) -> Child {
+    ipveil(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn is_clean(text: &str) {
+    assert!(!text.contains("203.0.113") && !text.contains("2001:db8"), "{text}");
+}
+
+/// A folder that is gone afterwards.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn gunzip(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    flate2::read::MultiGzDecoder::new(bytes).read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn standard_input_goes_to_standard_output() {
+    let output = pipe(&[], LINE.repeat(3).as_bytes());
+    assert_eq!(output.status.code(), Some(0));
+    let shown = text(&output.stdout);
+    is_clean(shown);
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0], lines[1], "one run, one key");
+    assert!(lines[0].starts_with('_') && lines[0].contains("\"http://[_"));
+    assert!(
+        text(&output.stderr).contains("3 lines in 1 input: 6 addresses (3 IPv4, 3 IPv6)"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_ne!(pipe(&[], LINE.as_bytes()).stdout, pipe(&[], LINE.as_bytes()).stdout, "another run, another key");
+    assert!(pipe(&["--quiet"], LINE.as_bytes()).stderr.is_empty());
+}
+
+#[test]
+fn what_stands_in_is_chosen() {
+    for (stand_in, start) in [
+        ("token", "_"),
+        ("address", "2001:2"),
+        ("network", "203.0.113.0/24 - "),
+        ("network=/16,/32", "203.0.0.0/16 - "),
+        ("word=(gone)", "(gone) - "),
+    ] {
+        let output = pipe(&["--as", stand_in], LINE.as_bytes());
+        assert!(text(&output.stdout).starts_with(start), "{stand_in}: {}", text(&output.stdout));
+    }
+    let output = pipe(&["--as", "network=/16,/32"], LINE.as_bytes());
+    assert!(text(&output.stdout).contains("http://[2001:db8::/32]/"));
+    for (stand_in, expected) in [
+        ("nothing", "expected token, address, network"),
+        ("network=/25,/48", "keeps too many bits"),
+        ("network=24", "expected token, address, network"),
+        ("word=203.0.113.7", "the word would be scrubbed itself"),
+    ] {
+        let output = pipe(&["--as", stand_in], LINE.as_bytes());
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(expected), "{stand_in}: {}", text(&output.stderr));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn what_is_kept_and_what_is_a_product_is_chosen() {
+    let line = b"127.0.0.1 10.1.2.3 203.0.113.7 Chrome/120.0.0.0 Gadget/1.2.3.4\n";
+    let output = pipe(&["--as", "word=X", "--keep", "loopback,10.0.0.0/8"], line);
+    assert_eq!(text(&output.stdout), "127.0.0.1 10.1.2.3 X Chrome/120.0.0.0 Gadget/X\n");
+    let output = pipe(&["--as", "word=X", "--products", "Gadget"], line);
+    assert_eq!(text(&output.stdout), "X X X Chrome/X Gadget/1.2.3.4\n");
+    let output = pipe(&["--as", "word=X", "--products", ""], line);
+    assert_eq!(text(&output.stdout), "X X X Chrome/X Gadget/X\n");
+    let output = pipe(&["--keep", "10.0.0.0/99"], line);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("trusted proxy 1 is not usable") || text(&output.stderr).contains("10.0.0.0/99")
+    );
+}
+
+#[test]
+fn days_are_apart_and_lines_without_a_date_belong_to_the_day_before() {
+    let log = "2026-11-24T10:00:00Z 203.0.113.7\n  at 203.0.113.7\n2026-11-24T23:59:59Z 203.0.113.7\n\
+               2026-11-25T00:00:00Z 203.0.113.7\n  at 203.0.113.7\n";
+    // Also where they are far apart.
+    for filler in [0, 20_000] {
+        let filler = "\tno date here\n".repeat(filler);
+        let log = log.replace("  at", &format!("{filler}  at"));
+        let output = pipe(&["--by-day"], log.as_bytes());
+        let tokens: Vec<_> =
+            text(&output.stdout).lines().filter_map(|line| line.split_once('_')).map(|(_, token)| token).collect();
+        assert_eq!(tokens.len(), 5);
+        assert_eq!(tokens[0], tokens[1]);
+        assert_eq!(tokens[0], tokens[2]);
+        assert_ne!(tokens[0], tokens[3]);
+        assert_eq!(tokens[3], tokens[4]);
+    }
+}
+
+#[test]
+fn check_changes_nothing_and_says_where() {
+    let folder = Folder::new();
+    let dirty = folder.write("dirty.log", format!("clean\n{LINE}").as_bytes());
+    let clean = folder.write("clean.log", b"_caos25yjvuyeb2vxdys27ky47a 203.0.113.0/24 12:34:56\n");
+    let output = run(&["--check", &clean, &dirty]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("{dirty}: 2 addresses found, the first in line 2")), "{said}");
+    assert!(!said.contains(&format!("{clean}: ")));
+    assert_eq!(run(&["--check", &clean]).status.code(), Some(0));
+    assert_eq!(fs::read_to_string(dirty).unwrap(), format!("clean\n{LINE}"));
+}
+
+#[test]
+fn a_line_far_into_a_long_text_is_counted_right() {
+    let mut log = "nothing here\n".repeat(50_000);
+    log.push_str(LINE);
+    let output = pipe(&["--check"], log.as_bytes());
+    assert!(text(&output.stderr).contains("standard input: 2 addresses found, the first in line 50001"));
+}
+
+#[test]
+fn files_are_replaced_in_place_with_their_mode_and_format() {
+    let folder = Folder::new();
+    let plain = folder.write("a.log", LINE.as_bytes());
+    let gz = folder.write("b.log.gz", &gzip(LINE.as_bytes()));
+    let zst = folder.write("c.log.zst", &zstd::encode_all(LINE.as_bytes(), 1).unwrap());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(&plain, fs::Permissions::from_mode(0o604)).unwrap();
+    }
+    let output = run(&["--in-place", folder.0.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+    let plain_text = fs::read_to_string(&plain).unwrap();
+    is_clean(&plain_text);
+    assert_eq!(plain_text, gunzip(&fs::read(&gz).unwrap()), "one run, one key");
+    assert_eq!(plain_text.as_bytes(), zstd::decode_all(&fs::read(&zst).unwrap()[..]).unwrap());
+    assert_eq!(folder.names(), ["a.log", "b.log.gz", "c.log.zst"], "nothing is left behind");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(fs::metadata(&plain).unwrap().permissions().mode() & 0o777, 0o604);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn in_place_is_refused_where_addresses_would_stay() {
+    let folder = Folder::new();
+    let log = folder.write("a.log", LINE.as_bytes());
+    fs::hard_link(&log, folder.path("other")).unwrap();
+    let output = run(&["--in-place", &log]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("has other names"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(&log).unwrap(), LINE);
+    assert_eq!(run(&["--in-place"]).status.code(), Some(2));
+    // The file is replaced, not the link.
+    fs::remove_file(folder.path("other")).unwrap();
+    std::os::unix::fs::symlink(&log, folder.path("link")).unwrap();
+    assert_eq!(run(&["--in-place", folder.path("link").to_str().unwrap()]).status.code(), Some(0));
+    assert!(fs::symlink_metadata(folder.path("link")).unwrap().is_symlink());
+    is_clean(&fs::read_to_string(&log).unwrap());
+}
+
+#[test]
+fn output_goes_to_a_file_or_into_a_directory() {
+    let folder = Folder::new();
+    let (a, b) = (folder.write("in/a.log", LINE.as_bytes()), folder.write("in/b.log.gz", &gzip(LINE.as_bytes())));
+    let target = folder.path("out.log");
+    assert_eq!(run(&["--output", target.to_str().unwrap(), &a]).status.code(), Some(0));
+    is_clean(&fs::read_to_string(&target).unwrap());
+    let directory = folder.path("out");
+    let output = run(&["-o", directory.to_str().unwrap(), &a, &b]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("expected one for several inputs"), "{}", text(&output.stderr));
+    fs::create_dir(&directory).unwrap();
+    let pattern = folder.path("in/*");
+    assert_eq!(run(&["-o", directory.to_str().unwrap(), pattern.to_str().unwrap()]).status.code(), Some(0));
+    is_clean(&fs::read_to_string(directory.join("a.log")).unwrap());
+    is_clean(&gunzip(&fs::read(directory.join("b.log.gz")).unwrap()));
+    assert_eq!(fs::read_to_string(&a).unwrap(), LINE);
+}
+
+#[test]
+fn compression_is_recognized_by_content_and_chosen_for_output() {
+    let packed = gzip(LINE.as_bytes());
+    let twice = [packed.clone(), packed].concat();
+    assert_eq!(text(&pipe(&["--as", "word=X"], &twice).stdout).lines().count(), 2);
+    let output = pipe(&["--compress", "same"], &twice);
+    is_clean(&gunzip(&output.stdout));
+    let output = pipe(&["--compress", "zstd"], LINE.as_bytes());
+    is_clean(text(&zstd::decode_all(&output.stdout[..]).unwrap()));
+}
+
+#[test]
+fn a_damaged_archive_is_named_and_stays_and_the_others_are_done() {
+    let folder = Folder::new();
+    let whole = gzip(LINE.repeat(5_000).as_bytes());
+    let broken = &whole[..whole.len() / 2];
+    let a = folder.write("a.log.gz", broken);
+    let zst = zstd::encode_all(LINE.repeat(5_000).as_bytes(), 1).unwrap();
+    let b = folder.write("b.log.zst", &zst[..zst.len() / 2]);
+    let c = folder.write("c.log", LINE.as_bytes());
+    let output = run(&["--in-place", &a, &b, "/nowhere/d.log", &c]);
+    assert_eq!(output.status.code(), Some(2));
+    for name in [&a, &b, "/nowhere/d.log"] {
+        assert!(text(&output.stderr).contains(&format!("error: {name}: ")), "{}", text(&output.stderr));
+    }
+    is_clean(text(&output.stderr));
+    assert_eq!(fs::read(a).unwrap(), broken);
+    assert_eq!(fs::read(b).unwrap(), &zst[..zst.len() / 2]);
+    is_clean(&fs::read_to_string(c).unwrap());
+    assert_eq!(folder.names(), ["a.log.gz", "b.log.zst", "c.log"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told() {
+    let folder = Folder::new();
+    let log = folder.write("a.log", LINE.repeat(10_000).as_bytes());
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = ipveil(&[&log]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("a.log: can't be written"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn bytes_that_are_no_text_and_a_line_without_end_pass() {
+    let mut log = b"\xff\x00\xfe 203.0.113.7 \x80\x00".to_vec();
+    log.extend(b"x".repeat(1_000_000));
+    log.extend(b" 203.0.113.7");
+    let output = pipe(&["--as", "word=X"], &log);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.starts_with(b"\xff\x00\xfe X \x80\x00xxx") && output.stdout.ends_with(b"xx X"));
+    assert_eq!(output.stdout.len(), log.len() - 20);
+}
+
+#[test]
+fn order_is_kept_on_all_cores() {
+    let log: String = (0..200_000).map(|number| format!("{number} from 203.0.113.7\n")).collect();
+    let expected = log.replace("203.0.113.7", "X");
+    for threads in ["1", "4"] {
+        let output = pipe(&["--as", "word=X", "--threads", threads], log.as_bytes());
+        assert!(output.stdout == expected.as_bytes(), "with {threads} threads");
+    }
+}
+
+#[test]
+fn whoever_reads_less_gets_no_error() {
+    let mut child = start(&[]);
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = thread::spawn(move || drop(stdin.write_all(LINE.repeat(100_000).as_bytes())));
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    is_clean(&first);
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(!said.contains("error"), "{said}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    writer.join().unwrap();
+}
+
+#[test]
+fn follow_writes_each_line_at_once_and_the_beginning_of_one_soon() {
+    let mut child = start(&["--follow", "--as", "word=X"]);
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let (sender, pieces) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    // As long as it takes: what is tested is that it comes while the pipe is open.
+    let wait_for = |expected: &str| {
+        let mut got = Vec::new();
+        while got != expected.as_bytes() {
+            got.extend(pieces.recv_timeout(Duration::from_secs(60)).unwrap());
+        }
+    };
+    stdin.write_all(b"from 203.0.113.7\n").unwrap();
+    wait_for("from X\n");
+    stdin.write_all(b"prompt: 203.0.").unwrap();
+    wait_for("prompt: ");
+    stdin.write_all(b"113.7 and").unwrap();
+    wait_for("X ");
+    drop(stdin);
+    wait_for("and");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn follow_reads_a_pipe_with_a_name_from_one_writer_after_the_other() {
+    let folder = Folder::new();
+    let fifo = folder.path("access.fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let log = folder.path("access.log");
+    let mut child = start(&["--follow", "--as", "word=X", "-o", log.to_str().unwrap(), fifo.to_str().unwrap()]);
+    for number in 1..=2 {
+        fs::write(&fifo, "from 203.0.113.7\n").unwrap();
+        wait_until(&log, &"from X\n".repeat(number));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[track_caller]
+fn wait_until(path: &Path, expected: &str) {
+    // A minute at most; usually a few turns.
+    for _ in 0..6_000 {
+        if fs::read_to_string(path).is_ok_and(|text| text == expected) {
+            return;
+        }
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    panic!("{} is {:?}", path.display(), fs::read_to_string(path));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_leaves_every_file_old_or_new() {
+    let folder = Folder::new();
+    let old = LINE.repeat(300_000);
+    let names: Vec<_> = (0..8).map(|number| folder.write(&format!("{number}.log"), old.as_bytes())).collect();
+    let child = ipveil(&["--in-place", "--threads", "1"]).args(&names).stderr(Stdio::piped()).spawn().unwrap();
+    // As soon as the first file is done.
+    while fs::read(&names[0]).unwrap() == old.as_bytes() {
+        thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let count = names
+        .iter()
+        .map(|name| fs::read_to_string(name).unwrap())
+        .filter(|text| {
+            let is_old = *text == old;
+            if !is_old {
+                is_clean(text);
+                assert_eq!(text.lines().count(), 300_000);
+            }
+            is_old
+        })
+        .count();
+    if output.status.code() != Some(0) {
+        assert_eq!(output.status.code(), Some(130));
+        assert!(count > 0);
+    }
+    assert_eq!(folder.names().len(), 8, "nothing is left behind");
+}
+
+#[test]
+fn a_file_that_grows_meanwhile_stays() {
+    // Through a reader that waits: what is read from standard input can't be replaced, so the file is changed before the end.
+    let folder = Folder::new();
+    let log = folder.write("a.log", LINE.repeat(2_000_000).as_bytes());
+    let mut child = ipveil(&["--in-place", "--threads", "1", &log]).stderr(Stdio::piped()).spawn().unwrap();
+    // Its other name appears when it is opened to be replaced.
+    while folder.names().len() < 2 {
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("it was too quick, or failed: {status}");
+        }
+        thread::yield_now();
+    }
+    fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(b"one more\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.code() == Some(0) {
+        // All of it was read, with the line that came late.
+        assert!(fs::read_to_string(&log).unwrap().ends_with("one more\n"));
+        return;
+    }
+    assert!(text(&output.stderr).contains("was written to meanwhile"), "{}", text(&output.stderr));
+    assert!(fs::read_to_string(&log).unwrap().starts_with(LINE));
+    assert_eq!(folder.names(), ["a.log"]);
+}
+
+#[test]
+fn contradictions_are_refused() {
+    for arguments in [
+        &["--in-place", "--check"][..],
+        &["--in-place", "--output", "x"],
+        &["--follow", "--by-day"],
+        &["--follow", "a", "b"],
+        &["--follow", "--compress", "gzip"],
+        &["--threads", "0"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}: {}", text(&output.stderr));
+    }
+    let folder = Folder::new();
+    let pattern = folder.path("*.log");
+    let output = run(&[pattern.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no file has such a name"));
+}
