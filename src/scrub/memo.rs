@@ -126,7 +126,7 @@ impl Memo {
     }
 
     fn wipe(&mut self) {
-        for entry in self.sets.as_flattened_mut() {
+        for entry in self.sets.as_flattened_mut().iter_mut().filter(|entry| entry.length > 0) {
             entry.address.zeroize();
             entry.length = 0;
             entry.text.zeroize();

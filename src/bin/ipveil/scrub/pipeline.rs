@@ -40,7 +40,7 @@ pub(crate) struct Work<'w> {
 pub(crate) struct Summary {
     pub(crate) lines: u64,
     pub(crate) found: Found,
-    /// The number of the first line in which something was found.
+    /// The number of the first line in which something was found, if nothing is written.
     pub(crate) first: Option<u64>,
 }
 
@@ -123,7 +123,7 @@ impl Work<'_> {
                 (false, true) => self.scrub_days(&text, day, &mut out),
             };
             let lines = memchr::memchr_iter(b'\n', &text).count() as u64;
-            let first = if found.is_empty() { None } else { self.first_line(&text) };
+            let first = if self.only_count && !found.is_empty() { self.first_line(&text) } else { None };
 
             let mut sink = turned
                 .wait_while(lock(sink), |sink| sink.turn != turn && sink.problem.is_none())
