@@ -128,7 +128,7 @@ impl Resolver {
         self.source.0.name()
     }
 
-    #[inline]
+    #[inline(always)]
     fn believes(&self, peer: Peer) -> bool {
         let believed = self.peers.as_ref().or(self.trusted.as_ref());
         !peer.is_unknown() && believed.is_none_or(|believed| believed.trust(peer))
@@ -265,7 +265,7 @@ impl<W: Watch> Walk<'_, W> {
         Ok(None)
     }
 
-    #[inline]
+    #[inline(always)]
     fn element(&mut self, element: &[u8], node: Node) -> Result<Option<Canonical>, Withheld> {
         self.left = self.left.checked_sub(1).ok_or(Withheld::TooManyHops)?;
         // RFC 9110, 5.6.1.2: empty elements don't count.

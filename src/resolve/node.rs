@@ -42,7 +42,8 @@ impl Node {
 
     #[inline(never)]
     fn not_v4(text: &[u8]) -> Self {
-        if let Some(octets) = parse_v6(without_zone(text)) {
+        // A zone is looked for only if it is not an address without one.
+        if let Some(octets) = parse_v6(text).or_else(|| parse_v6(without_zone(text))) {
             Self::address(Canonical::v6(octets))
         } else if text.eq_ignore_ascii_case(b"unknown") {
             Self::Hidden
