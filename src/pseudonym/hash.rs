@@ -24,7 +24,7 @@ pub(crate) enum Octets<'a> {
 }
 
 impl Handle {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(key: &EpochKey, purpose: Purpose, octets: Octets<'_>) -> Option<Self> {
         let mut input = Block::new(purpose as u8);
         match octets {
@@ -84,7 +84,7 @@ impl Question {
     }
 
     /// The pseudonym's first 16 bytes, before they take a shape.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ask(&self, handle: &Handle, scope: ScopeValue<'_>, window: impl FnOnce() -> u64) -> [u8; 16] {
         let hash = match (scope, &self.unscoped) {
             (ScopeValue::Unscoped, Some(block)) => block.hash(&handle.0),
