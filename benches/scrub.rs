@@ -52,17 +52,13 @@ fn logs(criterion: &mut Criterion) {
 fn one_line(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("line of 200 bytes");
     let scrubber = scrubber(View::token("log"));
-    let clean = format!(
-        "2026-11-25T12:34:56.789012Z  INFO request{{method=GET uri=/api/v1/items?id=70678 version=HTTP/1.1}}: \
-         tower_http::trace::on_response: finished processing request latency=3 ms status=200 {:>w$}\n",
-        "queue=default",
-        w = 17
-    );
-    assert_eq!(clean.len(), 200);
+    let event = "2026-11-25T12:34:56.789012Z  INFO request{method=GET uri=/api/v1/items?id=70678 version=HTTP/1.1}: \
+                 tower_http::trace::on_response: finished processing request latency=3 ms status=200";
+    let clean = format!("{event:<199}\n");
     group.bench_function("without an address", |bencher| {
         bencher.iter(|| scrubber.scrub(black_box(clean.as_bytes())).len())
     });
-    let line = clean.replace("queue=default", "203.0.113.7");
+    let line = clean.replace("latency=3 ms", "203.0.113.7 ");
     group.bench_function("with one", |bencher| bencher.iter(|| scrubber.scrub(black_box(line.as_bytes())).len()));
     group.finish();
 }
