@@ -222,6 +222,29 @@ fn files_are_replaced_in_place_with_their_mode_and_format() {
     }
 }
 
+#[test]
+fn a_file_that_is_clean_already_is_not_touched() {
+    let folder = Folder::new();
+    let log = folder.write("a.log", b"nothing here\n");
+    let before = fs::metadata(&log).unwrap().modified().unwrap();
+    assert_eq!(run(&["--in-place", &log]).status.code(), Some(0));
+    assert_eq!(fs::metadata(&log).unwrap().modified().unwrap(), before);
+    assert_eq!(folder.names(), ["a.log"]);
+}
+
+#[test]
+fn what_can_not_be_read_is_not_taken_for_clean() {
+    let folder = Folder::new();
+    for (name, start) in
+        [("a.xz", &b"\xfd7zXZ\0"[..]), ("a.bz2", b"BZh91AY"), ("a.lz4", b"\x04\x22\x4d\x18"), ("a.zip", b"PK\x03\x04")]
+    {
+        let path = folder.write(name, start);
+        let output = run(&["--check", &path]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(text(&output.stderr).contains(&format!("{path}: is compressed")), "{}", text(&output.stderr));
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn in_place_is_refused_where_addresses_would_stay() {
@@ -253,6 +276,9 @@ fn output_goes_to_a_file_or_into_a_directory() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("expected one for several inputs"), "{}", text(&output.stderr));
     fs::create_dir(&directory).unwrap();
+    let output = run(&["-o", directory.to_str().unwrap(), &a, &a]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("another input has the same name"), "{}", text(&output.stderr));
     let pattern = folder.path("in/*");
     assert_eq!(run(&["-o", directory.to_str().unwrap(), pattern.to_str().unwrap()]).status.code(), Some(0));
     is_clean(&fs::read_to_string(directory.join("a.log")).unwrap());

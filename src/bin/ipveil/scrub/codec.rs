@@ -11,13 +11,21 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    fn of(start: &[u8]) -> Self {
+    fn of(start: &[u8]) -> io::Result<Self> {
         match start {
             // RFC 1952, 2.3.1, with the only method that there is.
-            [0x1f, 0x8b, 8, ..] => Self::Gzip,
+            [0x1f, 0x8b, 8, ..] => Ok(Self::Gzip),
             // RFC 8878, 3.1.1.
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            _ => Self::Plain,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
+            // Nothing would be found in there, whatever is in there: xz, bzip2, lz4, zip.
+            [0xfd, b'7', b'z', b'X', ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9']
+            | [4, 0x22, 0x4d, 0x18]
+            | [b'P', b'K', 3, 4] => {
+                let text = "is compressed in a way that can't be read (expected text, gzip or zstd)";
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+            _ => Ok(Self::Plain),
         }
     }
 
@@ -35,7 +43,7 @@ impl Format {
 pub(crate) fn decode(mut reader: impl Read + Send + 'static) -> io::Result<(Format, Box<dyn Read + Send>)> {
     let mut start = Vec::new();
     (&mut reader).take(4).read_to_end(&mut start)?;
-    let format = Format::of(&start);
+    let format = Format::of(&start)?;
     let reader = io::Cursor::new(start).chain(reader);
     let reader: Box<dyn Read + Send> = match format {
         Format::Plain => Box::new(reader),

@@ -7,6 +7,7 @@ mod follow;
 mod pipeline;
 
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     io::{self, IsTerminal as _, Read, Write},
     path::PathBuf,
@@ -74,7 +75,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     products: Option<Vec<String>>,
 
-    /// Writes each file over itself: at once, when it is done, with its mode and owner.
+    /// Writes each file over itself: at once, when it is done, with its mode and owner. What is clean already is not touched.
     #[arg(long, short = 'i', conflicts_with_all = ["output", "check", "follow"])]
     in_place: bool,
 
@@ -215,11 +216,18 @@ impl Job<'_> {
         if *in_place && inputs.iter().any(|input| matches!(input, Input::Standard)) {
             bail!("--in-place changes files (expected paths, not standard input)");
         }
-        match output {
-            Some(output) if inputs.len() > 1 && !output.is_dir() => {
-                bail!("{}: is no directory (expected one for several inputs)", output.display())
+        let Some(output) = output else {
+            return Ok(());
+        };
+        if inputs.len() > 1 && !output.is_dir() {
+            bail!("{}: is no directory (expected one for several inputs)", output.display());
+        }
+        let mut targets = HashSet::new();
+        match inputs.iter().find(|input| !targets.insert(input.target_in(output))) {
+            Some(input) => {
+                bail!("{}: another input has the same name (expected one of each in an output)", input.name())
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -315,7 +323,11 @@ impl Job<'_> {
         let mut writer = format.encode(target.file())?;
         let summary = self.scrub(input, reader, &mut writer, read)?;
         writer.finish().with_context(|| target.name())?;
-        target.put_in_place()?;
+        // What is clean already stays the file that it is.
+        let stays = self.arguments.in_place && self.arguments.compress.is_none() && summary.found.is_empty();
+        if !stays {
+            target.put_in_place()?;
+        }
         Ok(summary)
     }
 
