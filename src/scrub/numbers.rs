@@ -21,8 +21,8 @@ pub(super) fn dotted(text: &[u8], floor: usize, place: usize) -> Reading {
 /// No branch depends on how long the octets are: that can't be foreseen, and costs more than all the rest.
 #[inline]
 fn quad_around(text: &[u8], floor: usize, place: usize) -> Option<(usize, usize, [u8; 4])> {
-    // Four bytes before each dot, four behind the last one, and one on either side.
-    const BEFORE: usize = 14;
+    // Up to four digits and a dot three times, whatever is there, four bytes behind, and one on either side.
+    const BEFORE: usize = 16;
     const BEHIND: usize = 6;
     let from = place.checked_sub(BEFORE).filter(|&from| from >= floor)?;
     let window: &[u8; BEFORE + BEHIND] = text.get(from..)?.first_chunk()?;
