@@ -50,6 +50,8 @@ pub struct Peer(PeerKind);
 #[derive(Clone, Copy)]
 enum PeerKind {
     Ip(Canonical),
+    /// Of whom a trusted proxy speaks in a PROXY header.
+    Announced(Canonical),
     Unix,
     Unknown,
 }
@@ -67,10 +69,22 @@ impl Peer {
         Self(PeerKind::Unknown)
     }
 
+    /// Whom a trusted proxy has announced.
+    pub(crate) fn announced(address: IpAddr) -> Self {
+        Self(Canonical::from(address).usable().map_or(PeerKind::Unknown, PeerKind::Announced))
+    }
+
     pub(crate) fn address(self) -> Option<Canonical> {
         match self.0 {
-            PeerKind::Ip(address) => Some(address),
+            PeerKind::Ip(address) | PeerKind::Announced(address) => Some(address),
             PeerKind::Unix | PeerKind::Unknown => None,
+        }
+    }
+
+    pub(crate) fn said_by(self) -> SaidBy {
+        match self.0 {
+            PeerKind::Announced(_) => SaidBy::TrustedProxy,
+            PeerKind::Ip(_) | PeerKind::Unix | PeerKind::Unknown => SaidBy::Connection,
         }
     }
 

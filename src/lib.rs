@@ -19,6 +19,7 @@
 //! |---|---|
 //! | put it in front of a server | [`layer`] |
 //! | say who the client is | [`resolve`] |
+//! | take the client from a PROXY header, or tell the next server of it | [`proxy_protocol`] |
 //! | decide who may know what | [`policy`] |
 //! | rotate and destroy keys | [`keys`] |
 //! | know which headers are removed | [`headers`] |
@@ -38,6 +39,7 @@ pub mod headers;
 pub mod keys;
 pub mod layer;
 pub mod policy;
+pub mod proxy_protocol;
 mod pseudonym;
 pub mod resolve;
 pub mod scrub;

@@ -144,7 +144,7 @@ impl Resolver {
     ) -> Result<ClientAddr, Withheld> {
         let of_peer = || {
             let address = peer.address().ok_or(Withheld::NoPeerAddress)?;
-            Ok(ClientAddr::new(address, SaidBy::Connection))
+            Ok(ClientAddr::new(address, peer.said_by()))
         };
         let said_by = match (&self.peers, &self.trusted) {
             (None, None) => SaidBy::AnyProxy,

@@ -73,7 +73,7 @@ impl TrustedProxies {
     }
 
     #[inline]
-    pub(super) fn trust(&self, peer: Peer) -> bool {
+    pub(crate) fn trust(&self, peer: Peer) -> bool {
         match peer.address() {
             Some(address) => self.contains(address),
             None => self.unix && peer.is_unix(),

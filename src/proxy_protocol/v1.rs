@@ -1,0 +1,80 @@
+//! Version 1: a line of text.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use super::{Header, HeaderError, Part, Progress, Version, Whom};
+use crate::addr::Peer;
+
+pub(super) const SIGNATURE: &[u8] = b"PROXY ";
+
+/// With both addresses and ports as long as can be.
+pub(super) const LONGEST: usize = 107;
+
+const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
+
+/// `bytes` begin with the signature, or with as much of it as is there.
+pub(super) fn read(sender: Peer, bytes: &[u8]) -> Result<Progress, HeaderError> {
+    let start = &bytes[..bytes.len().min(LONGEST)];
+    let Some(end) = start.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
+        // There has to be room for both.
+        if start.len() > LONGEST - 2 {
+            return Err(HeaderError::TooLong);
+        }
+        return Ok(Progress::Incomplete(SHORTEST.saturating_sub(start.len()).max(2)));
+    };
+    let words = match start[end] {
+        b'\n' => return Err(HeaderError::Malformed(Part::LineEnd)),
+        _ if end + 2 > LONGEST => return Err(HeaderError::TooLong),
+        _ => start[..end].strip_prefix(SIGNATURE).ok_or(HeaderError::Missing)?,
+    };
+    let peer = whom(words).map_err(HeaderError::Malformed)?.peer(sender);
+    match start.get(end + 1) {
+        Some(b'\n') => Ok(Progress::Complete(Header { version: Version::V1, length: end + 2, peer, is_tls: false })),
+        Some(_) => Err(HeaderError::Malformed(Part::LineEnd)),
+        None => Ok(Progress::Incomplete(1)),
+    }
+}
+
+fn whom(words: &[u8]) -> Result<Whom, Part> {
+    let mut words = words.split(|&byte| byte == b' ');
+    let client = match words.next() {
+        // What follows may be anything.
+        Some(b"UNKNOWN") => return Ok(Whom::Nobody),
+        Some(b"TCP4") => addresses::<Ipv4Addr>(&mut words)?.into(),
+        Some(b"TCP6") => addresses::<Ipv6Addr>(&mut words)?.into(),
+        _ => return Err(Part::Family),
+    };
+    port(words.next(), Part::SourcePort)?;
+    port(words.next(), Part::DestinationPort)?;
+    match words.next() {
+        None => Ok(Whom::Client(client)),
+        Some(_) => Err(Part::Words),
+    }
+}
+
+/// The source, if the destination is one, too.
+fn addresses<'w, A: FromStr>(words: &mut impl Iterator<Item = &'w [u8]>) -> Result<A, Part> {
+    let mut address = |part| {
+        let word = words.next().filter(|word| !word.is_empty()).ok_or(Part::Words)?;
+        std::str::from_utf8(word).ok().and_then(|word| word.parse::<A>().ok()).ok_or(part)
+    };
+    let source = address(Part::Source)?;
+    address(Part::Destination)?;
+    Ok(source)
+}
+
+/// Which one it is, is not of interest.
+fn port(word: Option<&[u8]>, part: Part) -> Result<(), Part> {
+    let word = word.filter(|word| !word.is_empty()).ok_or(Part::Words)?;
+    let port = word.iter().try_fold(0_u16, |port, digit| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        port.checked_mul(10)?.checked_add(digit.into())
+    });
+    match (word, port) {
+        ([b'0', _, ..], _) | (_, None) => Err(part),
+        _ => Ok(()),
+    }
+}
