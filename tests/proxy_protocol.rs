@@ -123,7 +123,12 @@ fn a_line_has_107_bytes_at_most() {
     assert_eq!(complete(&line(107)).length(), 107);
     for length in [108, 500] {
         assert_eq!(read(&line(length)).err(), Some(HeaderError::TooLong));
+        assert_read_in_pieces(&line(length));
         assert_eq!(read(&line(length)[..106]).err(), Some(HeaderError::TooLong));
+    }
+    for end in ["\n", "\r", "\rx"] {
+        assert_read_in_pieces(format!("PROXY UNKNOWN {}{end}", "x".repeat(91)).as_bytes());
+        assert_read_in_pieces(format!("PROXY UNKNOWN {}{end}", "x".repeat(92)).as_bytes());
     }
 }
 

@@ -17,21 +17,21 @@ const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
 
 /// `bytes` begin with the signature, or with as much of it as is there.
 pub(super) fn read(sender: Peer, bytes: &[u8]) -> Result<Progress, HeaderError> {
-    let start = &bytes[..bytes.len().min(LONGEST)];
-    let Some(end) = start.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
-        // There has to be room for both.
-        if start.len() > LONGEST - 2 {
+    // With room for the LF.
+    let line = &bytes[..bytes.len().min(LONGEST - 1)];
+    let Some(end) = line.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
+        // And for the CR.
+        if line.len() == LONGEST - 1 {
             return Err(HeaderError::TooLong);
         }
-        return Ok(Progress::Incomplete(SHORTEST.saturating_sub(start.len()).max(2)));
+        return Ok(Progress::Incomplete(SHORTEST.saturating_sub(line.len()).max(2)));
     };
-    let words = match start[end] {
-        b'\n' => return Err(HeaderError::Malformed(Part::LineEnd)),
-        _ if end + 2 > LONGEST => return Err(HeaderError::TooLong),
-        _ => start[..end].strip_prefix(SIGNATURE).ok_or(HeaderError::Missing)?,
-    };
+    if line[end] == b'\n' {
+        return Err(HeaderError::Malformed(Part::LineEnd));
+    }
+    let words = line[..end].strip_prefix(SIGNATURE).ok_or(HeaderError::Missing)?;
     let peer = whom(words).map_err(HeaderError::Malformed)?.peer(sender);
-    match start.get(end + 1) {
+    match bytes.get(end + 1) {
         Some(b'\n') => Ok(Progress::Complete(Header { version: Version::V1, length: end + 2, peer, is_tls: false })),
         Some(_) => Err(HeaderError::Malformed(Part::LineEnd)),
         None => Ok(Progress::Incomplete(1)),
