@@ -1,5 +1,7 @@
 //! What a pseudonym may be compared within, and how a request says it.
 
+use std::num::NonZeroU16;
+
 use http::{HeaderMap, Uri, header};
 
 use super::Problem;
@@ -196,7 +198,10 @@ pub(super) struct Hosts(Vec<String>);
 
 /// One of them.
 #[derive(Clone, Copy)]
-pub(crate) struct Host(u16);
+pub(crate) struct Host(
+    // Its place in the list, from 1.
+    NonZeroU16,
+);
 
 impl Hosts {
     fn register(names: &[String], hosts: &mut Option<Self>) -> Result<(), Problem> {
@@ -229,11 +234,11 @@ impl Hosts {
         };
         let host = host.strip_suffix(b".").unwrap_or(host);
         let place = self.0.iter().position(|name| name.as_bytes().eq_ignore_ascii_case(host))?;
-        u16::try_from(place).ok().map(Host)
+        u16::try_from(place + 1).ok().and_then(NonZeroU16::new).map(Host)
     }
 
     pub(super) fn name(&self, host: Host) -> &str {
-        &self.0[usize::from(host.0)]
+        &self.0[usize::from(host.0.get()) - 1]
     }
 }
 
