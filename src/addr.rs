@@ -30,6 +30,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    geo::{Countries, Country},
     keys::EpochKey,
     pseudonym::{Handle, Octets, Pseudonym, PseudonymRange, Purpose},
 };
@@ -220,6 +221,16 @@ impl Subject {
         match *self {
             Self::V4(octets) => Some(keep.cut(octets.into())),
             Self::V6(octets) => Some(keep.cut(octets.into())),
+            Self::Pseudonym(_) => None,
+        }
+    }
+
+    /// The country that the address is in.
+    #[inline(never)]
+    pub(crate) fn country(&self, countries: &Countries) -> Option<Country> {
+        match *self {
+            Self::V4(octets) => countries.of(octets.into()),
+            Self::V6(octets) => countries.of(octets.into()),
             Self::Pseudonym(_) => None,
         }
     }

@@ -24,6 +24,7 @@
 //! | rotate and destroy keys | [`keys`] |
 //! | know which headers are removed | [`headers`] |
 //! | remove addresses from text | [`scrub`] |
+#![cfg_attr(feature = "geo", doc = "| show the country of a client | [`geo`] |")]
 #![cfg_attr(feature = "axum", doc = "| use axum | [`axum`](mod@axum) |")]
 #![cfg_attr(feature = "tonic", doc = "| use tonic | [`tonic`](mod@tonic) |")]
 //!
@@ -35,6 +36,11 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod addr;
+#[cfg(feature = "geo")]
+pub mod geo;
+#[cfg(not(feature = "geo"))]
+#[path = "no_geo.rs"]
+mod geo;
 pub mod headers;
 pub mod keys;
 pub mod layer;

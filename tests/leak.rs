@@ -8,6 +8,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod mmdb;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
@@ -44,6 +46,7 @@ use hyper_util::{
 };
 use ipveil::{
     AnonymizeLayer, Client, KeyRing, Peer, Policy, Resolver, TrustedProxies,
+    geo::Countries,
     headers::Strip,
     keys::{Epochs, MemorySource},
     layer::Connection,
@@ -106,6 +109,7 @@ fn nothing_raw_comes_out() {
     }
     for (place, said) in heard.said.iter().filter(|(place, _)| place.starts_with("direct shows ")) {
         assert!(contains(said, "pseudonym app Address("), "{place}");
+        assert!(contains(said, "country geo Some(Country(DE))"), "{place}");
     }
     heard.everybody_spoke();
     for log in heard.logs() {
@@ -896,6 +900,12 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// Where everybody is.
+fn countries() -> Countries {
+    let networks = ["127.0.0.0/8", "203.0.113.0/24", "2001:db8::/32"];
+    Countries::from_bytes(mmdb::mmdb(&networks.map(|network| (network, mmdb::country("DE"))))).unwrap()
+}
+
 fn anonymize(resolver: Resolver) -> AnonymizeLayer {
     let header = HeaderName::from_static;
     let views = [
@@ -905,6 +915,7 @@ fn anonymize(resolver: Resolver) -> AnonymizeLayer {
         View::address("cloud").header(header("cloudfront-viewer-address")),
         View::token("log").header(header("x-client")),
         View::network("network").header(header("x-network")),
+        View::country("geo", &countries()).header(header("x-geo")),
         View::limit("limit"),
     ];
     let policy = Policy::new(Scope::per_session(Session::cookie("sid")), views).unwrap();
@@ -1067,10 +1078,11 @@ async fn everything(parts: &mut Parts) -> String {
     line(&mut text, "client", client);
     if let Some(client) = client {
         line(&mut text, "withheld", client.withheld());
-        for view in ["app", "forwarded", "old", "cloud", "log", "network", "limit", "none"] {
+        for view in ["app", "forwarded", "old", "cloud", "log", "network", "geo", "limit", "none"] {
             line(&mut text, &format!("pseudonym {view}"), client.pseudonym(view));
             line(&mut text, &format!("scoped {view}"), client.scoped(view, "user:1"));
             line(&mut text, &format!("network {view}"), client.network(view));
+            line(&mut text, &format!("country {view}"), client.country(view));
             line(&mut text, &format!("limit {view}"), client.limit_key(view));
         }
     }

@@ -9,7 +9,7 @@ use super::RwLock;
 ///
 /// A reader takes one lock; whoever takes the value away takes all of them, and that is the proof that no reader
 /// has it any more.
-pub(super) struct Lent<T> {
+pub(crate) struct Lent<T> {
     // A power of two of them.
     shards: Box<[Shard<T>]>,
 }
@@ -20,21 +20,21 @@ struct Shard<T>(RwLock<Option<T>>);
 
 impl<T: Clone> Lent<T> {
     /// Lends nothing yet, to about as many readers at a time without contention as `readers` says.
-    pub(super) fn new(readers: usize) -> Self {
+    pub(crate) fn new(readers: usize) -> Self {
         let shards = readers.clamp(1, 64).next_power_of_two();
         Self { shards: (0..shards).map(|_| Shard(RwLock::new(None))).collect() }
     }
 
     /// Lends the value to `read`. `reader` spreads readers over the locks; any number will do.
     #[inline]
-    pub(super) fn with<R>(&self, reader: usize, read: impl FnOnce(&T) -> R) -> Option<R> {
+    pub(crate) fn with<R>(&self, reader: usize, read: impl FnOnce(&T) -> R) -> Option<R> {
         let shard = &self.shards[reader & (self.shards.len() - 1)];
         let value = shard.0.read().unwrap_or_else(PoisonError::into_inner);
         value.as_ref().map(read)
     }
 
     /// Puts `value` in place of what was lent, once every reader has given that back.
-    pub(super) fn replace(&self, value: Option<T>) {
+    pub(crate) fn replace(&self, value: Option<T>) {
         let mut locks: Vec<_> =
             self.shards.iter().map(|shard| shard.0.write().unwrap_or_else(PoisonError::into_inner)).collect();
         for lock in &mut locks {

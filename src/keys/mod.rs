@@ -55,6 +55,8 @@ use std::{
 
 use zeroize::Zeroizing;
 
+#[cfg(feature = "geo")]
+pub(crate) use self::lend::Lent;
 use self::secret::Secret;
 pub use self::{
     clock::{Clock, ManualClock, Now, SystemClock},

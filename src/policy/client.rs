@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     addr::{ClientAddr, NoSubject},
+    geo::Country,
     headers::Lines,
     keys::{KeyRing, seconds},
     pseudonym::{Handle, LimitKey, Pseudonym, ScopeValue, Shape},
@@ -36,6 +37,7 @@ pub(super) struct Known {
     host: Option<Host>,
     scope: RequestScope,
     place: Place,
+    country: Option<Country>,
     // Since 1970, if any view has windows.
     seconds: u64,
 }
@@ -84,7 +86,9 @@ impl Known {
         let (Some(at), Some(handle)) = (at, handle) else {
             return Err(Withheld::NoKey);
         };
-        let mut known = Self { handle, limits, host, scope: RequestScope::Unscoped, place: Place::Nowhere, seconds: 0 };
+        let country = policy.countries.as_ref().and_then(|countries| subject.country(countries));
+        let (scope, place) = (RequestScope::Unscoped, Place::Nowhere);
+        let mut known = Self { handle, limits, host, scope, place, country, seconds: 0 };
         if let Some(ready_made) = subject.ready_made() {
             known.place = Place::ReadyMade(ready_made);
         } else if let Some(network) = policy.keep.and_then(|keep| subject.network(keep)) {
@@ -189,7 +193,7 @@ impl Client {
         self.known.as_ref().err().copied()
     }
 
-    fn view(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn view(&self, name: &str) -> Option<&Entry> {
         self.policy.inner.views.iter().find(|entry| entry.view.name() == name)
     }
 
@@ -204,6 +208,7 @@ impl Client {
                 Place::Network(network) => Shown::Network(keep.cut(network.addr())),
                 Place::Nowhere | Place::ReadyMade(_) => Shown::Nothing,
             },
+            Method::Country => known.country.map_or(Shown::Nothing, Shown::Country),
             Method::Pseudonym(shape) => {
                 let policy = &*self.policy.inner;
                 if let Place::ReadyMade(ready_made) = known.place

@@ -1,8 +1,8 @@
 //! Who may know what of a client: views, scopes, and what they show.
 //!
 //! 1. A [`View`] is a named purpose: the application's log, its analytics, its rate limiter. Each sees a pseudonym in
-//!    one shape, or a network, or a key that only a limiter can use. Views can't be joined: the same client has another
-//!    pseudonym in each. (Networks can, and so can a pseudonym that an edge before this one has made: see [`View::address`].)
+//!    one shape, or a network, or a country, or a key that only a limiter can use. Views can't be joined: the same client has
+//!    another pseudonym in each. (Networks and countries can, and so can a pseudonym that an edge before this one has made: see [`View::address`].)
 //! 2. A [`Scope`] is what a pseudonym may be compared within: everything, a host, a session. It is always chosen,
 //!    there is no default. What is outside can't be joined either.
 //! 3. A [`Policy`] is some views and their scope.
@@ -39,8 +39,11 @@
 //! | [`Scope::per_host`] | everybody at one address, on one site | no: for counting visitors |
 //! | [`Scope::unscoped`] | everybody at one address | no |
 //! | [`View::network`] | everybody in a neighborhood, for ever | no |
+//! | a country | everybody in it, for ever | where it is large |
 
 mod client;
+#[cfg(feature = "geo")]
+mod country;
 mod scope;
 mod view;
 
@@ -61,6 +64,7 @@ use self::{
 };
 use crate::{
     addr::{ClientAddr, Keep},
+    geo::Countries,
     headers::Lines,
     keys::{KeyRing, reader},
     pseudonym::{PseudonymRange, Question, Shape},
@@ -84,6 +88,7 @@ struct Inner {
     // What has to be known of a client so that all views can be shown later.
     limits: bool,
     keep: Option<Keep>,
+    countries: Option<Countries>,
     windows: bool,
     is_scoped: bool,
     // The view in which typed addresses are shown.
@@ -99,6 +104,7 @@ pub(crate) enum Sees {
         is_ipv6: bool,
     },
     Network(Keep),
+    Country(Countries),
     Nothing,
 }
 
@@ -128,6 +134,7 @@ impl Policy {
             range: PseudonymRange::default(),
             limits: false,
             keep: None,
+            countries: None,
             windows: false,
             is_scoped: false,
             typed: None,
@@ -216,6 +223,7 @@ impl Policy {
         let entry = self.inner.views.iter().find(|entry| entry.view.name() == view)?;
         Some(match entry.view.method() {
             Method::Limit => Sees::Nothing,
+            Method::Country => entry.view.countries().cloned().map_or(Sees::Nothing, Sees::Country),
             Method::Network(keep) => Sees::Network(keep),
             Method::Pseudonym(shape) => Sees::Pseudonym {
                 is_stable: entry.meaning == Meaning::Unscoped,
@@ -287,6 +295,10 @@ impl Inner {
                 let finest = self.keep.unwrap_or(keep);
                 self.keep = Some(Keep { v4: finest.v4.max(keep.v4), v6: finest.v6.max(keep.v6) });
             }
+            Method::Country => match (&self.countries, view.countries()) {
+                (Some(countries), Some(others)) if !countries.is(others) => return Err(Problem::CountriesDiffer),
+                (_, countries) => self.countries = countries.cloned(),
+            },
             Method::Limit => self.limits = true,
             Method::Pseudonym(shape) => {
                 if self.typed.is_none() && shape != Shape::Token {
@@ -294,10 +306,10 @@ impl Inner {
                 }
             }
         }
-        // Networks and limit keys have no scope.
+        // Networks, countries and limit keys have no scope.
         let meaning = match view.method() {
             Method::Pseudonym(_) => view.own_scope().unwrap_or(scope).register(&mut self.hosts, &mut self.session)?,
-            Method::Network(_) | Method::Limit => Meaning::Unscoped,
+            Method::Network(_) | Method::Country | Method::Limit => Meaning::Unscoped,
         };
         self.is_scoped |= meaning != Meaning::Unscoped;
         let has_window = view.window_length().is_some();
@@ -333,6 +345,7 @@ enum Problem {
     HeaderTwice,
     HeaderNotOurs,
     HeaderTakesAddress,
+    CountryInHeader,
     LimitInHeader,
     TooFine,
     Window,
@@ -341,6 +354,7 @@ enum Problem {
     HostsDiffer,
     NoCredentials,
     SessionsDiffer,
+    CountriesDiffer,
 }
 
 impl fmt::Display for PolicyError {
@@ -355,6 +369,9 @@ impl fmt::Display for PolicyError {
             Problem::HeaderTakesAddress => {
                 "writes a token into a header that takes an address (expected View::address)"
             }
+            Problem::CountryInHeader => {
+                "writes a country into a header that takes an address (expected another header)"
+            }
             Problem::LimitInHeader => "writes a limit key into a header (limit keys can't be shown)",
             Problem::TooFine => "keeps too many bits of the address (expected at most 24 of IPv4 and 48 of IPv6)",
             Problem::Window => "has an unusable window (expected whole seconds, at least one)",
@@ -367,6 +384,7 @@ impl fmt::Display for PolicyError {
             Problem::SessionsDiffer => {
                 "has other sessions than another view (expected one kind of session in a policy)"
             }
+            Problem::CountriesDiffer => "has other countries than another view (expected one file in a policy)",
         };
         write!(f, "view {:?} {what}", self.view)
     }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::{Problem, scope::Scope};
 use crate::{
     addr::Keep,
+    geo::{Countries, Country},
     headers,
     pseudonym::{Pseudonym, Shape, Text},
 };
@@ -22,12 +23,14 @@ pub struct View {
     header: Option<HeaderName>,
     scope: Option<Scope>,
     window: Option<Duration>,
+    pub(super) countries: Option<Countries>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Pseudonym(Shape),
     Network(Keep),
+    Country,
     Limit,
 }
 
@@ -75,8 +78,8 @@ impl View {
         Self::new(name, Method::Limit).window(Duration::from_secs(600))
     }
 
-    fn new(name: impl Into<String>, method: Method) -> Self {
-        Self { name: name.into(), method, header: None, scope: None, window: None }
+    pub(super) fn new(name: impl Into<String>, method: Method) -> Self {
+        Self { name: name.into(), method, header: None, scope: None, window: None, countries: None }
     }
 
     /// Is told to the application in this request header, too, in the form that the header takes: RFC 7239's in
@@ -88,7 +91,7 @@ impl View {
         self
     }
 
-    /// Has another scope than the policy. Networks and limits have none.
+    /// Has another scope than the policy. Networks, countries and limits have none.
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
@@ -124,6 +127,10 @@ impl View {
         self.header.as_ref()
     }
 
+    pub(super) fn countries(&self) -> Option<&Countries> {
+        self.countries.as_ref()
+    }
+
     pub(super) fn method(&self) -> Method {
         self.method
     }
@@ -151,6 +158,7 @@ impl View {
 pub(super) enum Shown {
     Pseudonym(Pseudonym),
     Network(IpNet),
+    Country(Country),
     Nothing,
 }
 
@@ -160,7 +168,7 @@ impl Shown {
         match self {
             Self::Pseudonym(pseudonym) => pseudonym.address(),
             Self::Network(network) => Some(network.addr()),
-            Self::Nothing => None,
+            Self::Country(_) | Self::Nothing => None,
         }
     }
 }
@@ -211,6 +219,9 @@ impl Form {
             name if headers::takes_address(name) => Self::Address,
             _ => Self::Text,
         };
+        if form != Self::Text && method == Method::Country {
+            return Err(Problem::CountryInHeader);
+        }
         // A token there makes many a framework answer 500, or take the peer instead.
         if matches!(form, Self::Address | Self::AddressAndPort) && method == Method::Pseudonym(Shape::Token) {
             return Err(Problem::HeaderTakesAddress);
@@ -231,6 +242,7 @@ impl Form {
             (Self::Forwarded, shown) => push_forwarded(&mut text, shown, address),
             (Self::Text, Shown::Nothing | Shown::Pseudonym(Pseudonym::Withheld)) => return None,
             (Self::Text, Shown::Pseudonym(pseudonym)) => text = pseudonym.text(),
+            (Self::Text, Shown::Country(country)) => text = Text::of(country.as_str().as_bytes()),
             (Self::Text, Shown::Network(network)) => {
                 return HeaderValue::try_from(network.to_string()).ok();
             }

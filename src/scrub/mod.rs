@@ -85,6 +85,7 @@ pub use self::{
 };
 use crate::{
     addr::{Canonical, ClientAddr, Keep},
+    geo::Countries,
     keys::KeyRing,
     policy::{Policy, Sees},
     pseudonym::{PseudonymRange, Text},
@@ -120,6 +121,7 @@ enum StandIn {
         is_ipv6: bool,
     },
     Network(Keep),
+    Country(Countries),
     Word(Vec<u8>),
 }
 
@@ -145,7 +147,8 @@ impl Scrubber {
         "YaBrowser",
     ];
 
-    /// Shows what a view of the policy shows: a pseudonym in its shape, or a network.
+    /// Shows what a view of the policy shows: a pseudonym in its shape, a network, or the two letters of a
+    /// country.
     ///
     /// # Errors
     ///
@@ -155,6 +158,7 @@ impl Scrubber {
             None => return Err(ScrubError::NoView),
             Some(Sees::Nothing) => return Err(ScrubError::Limit),
             Some(Sees::Network(keep)) => StandIn::Network(keep),
+            Some(Sees::Country(countries)) => StandIn::Country(countries),
             Some(Sees::Pseudonym { is_stable, has_window, is_ipv6 }) => StandIn::Pseudonym {
                 policy: policy.clone(),
                 view: view.to_owned(),
@@ -194,7 +198,7 @@ impl Scrubber {
     }
 
     /// Pseudonyms in a scope of the application's own, such as a day or a case: the same in all texts of that scope under one
-    /// key, comparable with no other. Networks and words have no scope.
+    /// key, comparable with no other. Networks, countries and words have no scope.
     #[must_use]
     pub fn scoped(mut self, text: impl Into<String>) -> Self {
         if let StandIn::Pseudonym { scope, is_stable, .. } = &mut Arc::make_mut(&mut self.inner).stand_in {
@@ -330,6 +334,8 @@ impl Scrubber {
         };
         let keep = match self.inner.stand_in {
             StandIn::Network(keep) => keep,
+            // Any network is finer.
+            StandIn::Country(_) => Keep { v4: 0, v6: 0 },
             _ => Keep::FINEST,
         };
         let address = IpAddr::from(address);
@@ -359,6 +365,12 @@ impl Scrubber {
                 let kind = if network.addr().is_ipv6() { Shown::Ipv6 } else { Shown::Network };
                 in_brackets(text, literal, kind, out, |out| write_network(network, out));
             }
+            (StandIn::Country(countries), What::Address(address)) => {
+                let country = countries.of(address.into());
+                let letters = country.as_ref().map_or(UNKNOWN, |country| country.as_str().as_bytes());
+                // Many are groups of an IPv6 address.
+                in_brackets(text, literal, Shown::Ipv6, out, |out| out.extend_from_slice(letters));
+            }
             (StandIn::Pseudonym { is_ipv6, is_stable, has_window, .. }, What::Address(address)) => {
                 let kind = if *is_ipv6 { Shown::Ipv6 } else { Shown::Other };
                 let pseudonym = || self.pseudonym(address);
@@ -379,8 +391,10 @@ impl Scrubber {
                 out.push(b'0');
                 *copied = port.end;
             }
-            // The network has its own.
-            Tail::Width(_, end) if matches!(self.inner.stand_in, StandIn::Network(_)) => *copied = end,
+            // The network has its own, and a country has none.
+            Tail::Width(_, end) if matches!(self.inner.stand_in, StandIn::Network(_) | StandIn::Country(_)) => {
+                *copied = end
+            }
             _ => {}
         }
     }
