@@ -149,6 +149,10 @@ impl ClientAddr {
         Self { address, said_by }
     }
 
+    pub(crate) fn address(&self) -> Canonical {
+        self.address
+    }
+
     /// What there is to hash.
     #[inline]
     pub(crate) fn subject(&self, range: PseudonymRange) -> Result<Subject, NoSubject> {

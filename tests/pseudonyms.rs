@@ -409,3 +409,61 @@ fn a_new_key_changes_every_pseudonym() {
     assert_ne!(before.limit_key("api"), after.limit_key("api"));
     assert_ne!(before.scoped("log", "user:42"), after.scoped("log", "user:42"));
 }
+
+#[test]
+fn a_member_view_says_one_thing_and_writes_nothing() {
+    let keys = ring([7; 32], 86_400 * 20_000);
+    let networks = TrustedProxies::parse(["203.0.113.0/24", "2001:db8:1::/48"]).unwrap();
+    let policy = Policy::new(Scope::unscoped(), [View::token("log"), View::member("deny", networks.clone())]).unwrap();
+    for (address, is_member) in
+        [("203.0.113.7", true), ("::ffff:203.0.113.7", true), ("198.51.100.7", false), ("2001:db8:1::9", true)]
+    {
+        let client = policy.client(&client(address), &keys);
+        assert_eq!(client.is_member("deny"), is_member, "{address}");
+        assert!(!client.is_member("log") && !client.is_member("nobody"));
+        assert!(client.pseudonym("deny").is_withheld());
+    }
+    let unknown = policy.client(&client("0.0.0.0"), &keys);
+    assert!(!unknown.is_member("deny"));
+    let header = HeaderName::from_static("x-denied");
+    let refused = Policy::new(Scope::unscoped(), [View::member("deny", networks).header(header)]);
+    assert!(refused.unwrap_err().to_string().contains("membership"));
+}
+
+#[test]
+fn the_limit_key_of_the_next_epoch_is_known_shortly_before_it() {
+    let clock = ManualClock::at(Duration::from_secs(86_400 * 20_000 + 3_600));
+    let keys = KeyRing::builder(MemorySource, Epochs::daily()).clock(clock.clone()).start().unwrap();
+    let day = Duration::from_secs(86_400);
+    let policy = Policy::new(Scope::unscoped(), [View::limit("ban").window(day), View::limit("short")]).unwrap();
+    let now = |address: &str| policy.client(&client(address), &keys);
+    assert!(now("203.0.113.7").next_limit_key("ban").is_none(), "there is no next key yet");
+
+    clock.advance(Duration::from_secs(86_400 - 3_600 - 10));
+    let late = loop {
+        let late = now("203.0.113.7");
+        if late.next_limit_key("ban").is_some() {
+            break late;
+        }
+        std::thread::yield_now();
+    };
+    let (ban, short) = (late.next_limit_key("ban").unwrap(), late.next_limit_key("short").unwrap());
+    assert!(ban != late.limit_key("ban"));
+    assert!(late.next_limit_key("nobody").is_none());
+
+    clock.advance(Duration::from_secs(10));
+    let then = now("203.0.113.7");
+    assert!(then.limit_key("ban") == ban && then.limit_key("short") == short);
+    assert!(then.next_limit_key("ban").is_none());
+    assert!(now("203.0.113.8").limit_key("ban") != ban);
+}
+
+#[test]
+fn only_trusted_peers_are_believed() {
+    let peer = |address: &str| Peer::from(address.parse::<IpAddr>().unwrap());
+    let trusted = TrustedProxies::parse(["10.0.0.0/8"]).unwrap();
+    let resolver = Resolver::behind(trusted, Source::x_forwarded_for());
+    assert!(resolver.is_believed(peer("10.0.0.1")));
+    assert!(!resolver.is_believed(peer("203.0.113.7")) && !resolver.is_believed(Peer::unknown()));
+    assert!(!Resolver::direct().is_believed(peer("10.0.0.1")));
+}

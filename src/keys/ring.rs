@@ -98,6 +98,18 @@ impl KeyRing {
     pub(crate) fn with<R>(&self, reader: usize, hash: impl FnOnce(&EpochKey, SystemTime) -> R) -> Option<R> {
         self.shared.lend_to(reader, |key, now| hash(&key.key, now.wall))
     }
+
+    /// Lends the key that comes after the valid one, and says when it does. Nothing, most of the time: it is minted
+    /// shortly before.
+    pub(crate) fn with_next<R>(&self, reader: usize, hash: impl FnOnce(&EpochKey, SystemTime) -> R) -> Option<R> {
+        let lent = self.shared.lent.with(reader, |keys| {
+            let now = self.shared.clock.now();
+            let current = keys.valid(now)?;
+            let next = keys.next.as_deref().filter(|next| next.serial != current.serial && !next.is_over(now))?;
+            Some(hash(&next.key, next.start))
+        });
+        lent.flatten()
+    }
 }
 
 impl fmt::Debug for KeyRing {

@@ -34,6 +34,10 @@ pub struct Client {
 pub(super) struct Known {
     handle: Handle,
     limits: Option<Handle>,
+    // Under the key of the next epoch, which begins then.
+    next_limits: Option<(Handle, u64)>,
+    // A bit for each view, by its place.
+    members: u64,
     host: Option<Host>,
     scope: RequestScope,
     place: Place,
@@ -62,6 +66,8 @@ enum Place {
 }
 
 impl Known {
+    pub(super) const MOST_VIEWS: usize = u64::BITS as usize;
+
     #[inline]
     pub(super) fn new(
         policy: &Inner,
@@ -88,7 +94,17 @@ impl Known {
         };
         let country = policy.countries.as_ref().and_then(|countries| subject.country(countries));
         let (scope, place) = (RequestScope::Unscoped, Place::Nowhere);
-        let mut known = Self { handle, limits, host, scope, place, country, seconds: 0 };
+        let mut known = Self { handle, limits, next_limits: None, members: 0, host, scope, place, country, seconds: 0 };
+        if policy.limits {
+            let next = keys.with_next(reader, |key, start| Some((subject.limit_handle(key)?, seconds(start))));
+            known.next_limits = next.flatten();
+        }
+        if policy.members {
+            for (place, entry) in policy.views.iter().enumerate() {
+                let is_member = entry.view.networks().is_some_and(|networks| networks.contains(address.address()));
+                known.members |= u64::from(is_member) << place;
+            }
+        }
         if let Some(ready_made) = subject.ready_made() {
             known.place = Place::ReadyMade(ready_made);
         } else if let Some(network) = policy.keep.and_then(|keep| subject.network(keep)) {
@@ -187,6 +203,22 @@ impl Client {
         LimitKey::WITHHELD
     }
 
+    /// The [limit key](Self::limit_key) that this client will have in the next epoch; nothing until its key is minted,
+    /// which is shortly before. For whoever takes a count over: a client that keeps coming is known across the boundary.
+    #[must_use]
+    pub fn next_limit_key(&self, view: &str) -> Option<LimitKey> {
+        let entry = self.view(view).filter(|entry| entry.view.method() == Method::Limit)?;
+        let (handle, start) = self.known.as_ref().ok()?.next_limits.as_ref()?;
+        Some(LimitKey::new(entry.question.ask(handle, ScopeValue::Unscoped, || entry.view.window_at(*start))))
+    }
+
+    /// Whether the client is in the networks of a [member view](super::View::member); false if it is withheld.
+    #[must_use]
+    pub fn is_member(&self, view: &str) -> bool {
+        let place = self.policy.inner.views.iter().position(|entry| entry.view.name() == view);
+        matches!((place, &self.known), (Some(place), Ok(known)) if known.members >> place & 1 == 1)
+    }
+
     /// Why nothing is known of it; nothing if something is.
     #[must_use]
     pub fn withheld(&self) -> Option<Withheld> {
@@ -203,7 +235,7 @@ impl Client {
             return Shown::Nothing;
         };
         match entry.view.method() {
-            Method::Limit => Shown::Nothing,
+            Method::Limit | Method::Member => Shown::Nothing,
             Method::Network(keep) => match known.place {
                 Place::Network(network) => Shown::Network(keep.cut(network.addr())),
                 Place::Nowhere | Place::ReadyMade(_) => Shown::Nothing,

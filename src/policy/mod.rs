@@ -87,6 +87,7 @@ struct Inner {
     range: PseudonymRange,
     // What has to be known of a client so that all views can be shown later.
     limits: bool,
+    members: bool,
     keep: Option<Keep>,
     countries: Option<Countries>,
     windows: bool,
@@ -133,6 +134,7 @@ impl Policy {
             session: None,
             range: PseudonymRange::default(),
             limits: false,
+            members: false,
             keep: None,
             countries: None,
             windows: false,
@@ -222,7 +224,7 @@ impl Policy {
     pub(crate) fn sees(&self, view: &str) -> Option<Sees> {
         let entry = self.inner.views.iter().find(|entry| entry.view.name() == view)?;
         Some(match entry.view.method() {
-            Method::Limit => Sees::Nothing,
+            Method::Limit | Method::Member => Sees::Nothing,
             Method::Country => entry.view.countries().cloned().map_or(Sees::Nothing, Sees::Country),
             Method::Network(keep) => Sees::Network(keep),
             Method::Pseudonym(shape) => Sees::Pseudonym {
@@ -277,6 +279,9 @@ impl Inner {
         if self.views.iter().any(|other| other.view.name() == name) {
             return Err(Problem::NameTwice);
         }
+        if self.views.len() >= Known::MOST_VIEWS {
+            return Err(Problem::TooManyViews);
+        }
         let form = match view.header_name() {
             Some(header) if self.views.iter().any(|other| other.view.header_name() == Some(header)) => {
                 return Err(Problem::HeaderTwice);
@@ -300,6 +305,7 @@ impl Inner {
                 (_, countries) => self.countries = countries.cloned(),
             },
             Method::Limit => self.limits = true,
+            Method::Member => self.members = true,
             Method::Pseudonym(shape) => {
                 if self.typed.is_none() && shape != Shape::Token {
                     self.typed = Some(self.views.len());
@@ -309,7 +315,7 @@ impl Inner {
         // Networks, countries and limit keys have no scope.
         let meaning = match view.method() {
             Method::Pseudonym(_) => view.own_scope().unwrap_or(scope).register(&mut self.hosts, &mut self.session)?,
-            Method::Network(_) | Method::Country | Method::Limit => Meaning::Unscoped,
+            Method::Network(_) | Method::Country | Method::Limit | Method::Member => Meaning::Unscoped,
         };
         self.is_scoped |= meaning != Meaning::Unscoped;
         let has_window = view.window_length().is_some();
@@ -347,6 +353,8 @@ enum Problem {
     HeaderTakesAddress,
     CountryInHeader,
     LimitInHeader,
+    MemberInHeader,
+    TooManyViews,
     TooFine,
     Window,
     NoHosts,
@@ -373,6 +381,8 @@ impl fmt::Display for PolicyError {
                 "writes a country into a header that takes an address (expected another header)"
             }
             Problem::LimitInHeader => "writes a limit key into a header (limit keys can't be shown)",
+            Problem::MemberInHeader => "writes membership into a header (it is for Client::is_member)",
+            Problem::TooManyViews => "is one too many (expected at most 64)",
             Problem::TooFine => "keeps too many bits of the address (expected at most 24 of IPv4 and 48 of IPv6)",
             Problem::Window => "has an unusable window (expected whole seconds, at least one)",
             Problem::NoHosts => "has a scope per host without hosts",

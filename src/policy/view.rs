@@ -11,6 +11,7 @@ use crate::{
     geo::{Countries, Country},
     headers,
     pseudonym::{Pseudonym, Shape, Text},
+    resolve::TrustedProxies,
 };
 
 /// A named purpose, and what it sees of a client.
@@ -24,6 +25,7 @@ pub struct View {
     scope: Option<Scope>,
     window: Option<Duration>,
     pub(super) countries: Option<Countries>,
+    networks: Option<TrustedProxies>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub(super) enum Method {
     Network(Keep),
     Country,
     Limit,
+    Member,
 }
 
 impl View {
@@ -78,8 +81,18 @@ impl View {
         Self::new(name, Method::Limit).window(Duration::from_secs(600))
     }
 
+    /// Whether the client is in one of these networks, and nothing else: for lists of whom to serve, and whom not. It is
+    /// asked for with [`Client::is_member`](super::Client::is_member), and can't be written into a header.
+    ///
+    /// The networks are compared with the address, so the answer is the same for ever and for every host and session.
+    /// A long list of short networks is a list of places: don't keep what it says next to an account.
+    #[must_use]
+    pub fn member(name: impl Into<String>, networks: TrustedProxies) -> Self {
+        Self { networks: Some(networks), ..Self::new(name, Method::Member) }
+    }
+
     pub(super) fn new(name: impl Into<String>, method: Method) -> Self {
-        Self { name: name.into(), method, header: None, scope: None, window: None, countries: None }
+        Self { name: name.into(), method, header: None, scope: None, window: None, countries: None, networks: None }
     }
 
     /// Is told to the application in this request header, too, in the form that the header takes: RFC 7239's in
@@ -137,6 +150,10 @@ impl View {
 
     pub(super) fn own_scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
+    }
+
+    pub(super) fn networks(&self) -> Option<&TrustedProxies> {
+        self.networks.as_ref()
     }
 
     pub(super) fn window_length(&self) -> Option<Duration> {
@@ -207,8 +224,10 @@ impl Form {
             header::ACCEPT,
             header::ACCEPT_ENCODING,
         ];
-        if method == Method::Limit {
-            return Err(Problem::LimitInHeader);
+        match method {
+            Method::Limit => return Err(Problem::LimitInHeader),
+            Method::Member => return Err(Problem::MemberInHeader),
+            Method::Pseudonym(_) | Method::Network(_) | Method::Country => {}
         }
         if NOT_OURS.contains(name) {
             return Err(Problem::HeaderNotOurs);

@@ -117,6 +117,14 @@ impl Resolver {
         self.resolve_in(peer, headers)
     }
 
+    /// Whether what this peer says about a client is believed.
+    ///
+    /// Never, if the client is the peer itself: then there is nothing to believe.
+    #[must_use]
+    pub fn is_believed(&self, peer: Peer) -> bool {
+        self.source.0.name().is_some() && self.believes(peer)
+    }
+
     /// As [`resolve`](Self::resolve), where the lines may have been found already.
     #[inline]
     pub(crate) fn resolve_in(&self, peer: Peer, lines: &impl Lines) -> Result<ClientAddr, Withheld> {
