@@ -1,6 +1,10 @@
 //! `ipveil`: what the library does, for people at a terminal.
 
+#[cfg(feature = "proxy")]
+mod config;
 mod explain;
+#[cfg(feature = "proxy")]
+mod proxy;
 mod scrub;
 
 use std::process::ExitCode;
@@ -20,12 +24,16 @@ enum Command {
     /// Why is this the client? Shows the walk from the peer to the client, and what each view would show.
     Explain(explain::Arguments),
     Scrub(scrub::Arguments),
+    #[cfg(feature = "proxy")]
+    Proxy(proxy::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Explain(arguments) => explain::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Scrub(arguments) => scrub::run(&arguments),
+        #[cfg(feature = "proxy")]
+        Command::Proxy(arguments) => proxy::run(arguments),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,587 @@
+//! The configuration: a TOML file as it is written, checked as a whole before anything uses it.
+//!
+//! What is wrong is said with file, line and key, and never by quoting the file: somebody may have pasted a secret.
+
+mod source;
+mod values;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    num::NonZeroU8,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+use self::source::Source;
+pub(crate) use self::values::{Address, Header, Host, Server, ServerAt, Text};
+
+/// What `ipveil init` writes: every key, with its default and why.
+pub(crate) const TEMPLATE: &str = include_str!("template.toml");
+
+/// The file as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) listener: Vec<Listener>,
+    pub(crate) client: Client,
+    pub(crate) privacy: Privacy,
+    pub(crate) view: BTreeMap<String, View>,
+    pub(crate) keys: Keys,
+    pub(crate) upstream: BTreeMap<String, Upstream>,
+    pub(crate) route: Vec<Route>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) log: Log,
+    pub(crate) admin: Admin,
+    pub(crate) deny: Lists,
+    pub(crate) allow: Lists,
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) bans: Bans,
+    pub(crate) limits: Limits,
+    pub(crate) deadlines: Deadlines,
+    /// Threads that serve; as many as there are cores, if 0.
+    pub(crate) threads: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listener {
+    pub(crate) address: Text<Address>,
+    #[serde(default)]
+    pub(crate) proxy_protocol: ProxyProtocol,
+    #[serde(default)]
+    pub(crate) tls: Option<Tls>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProxyProtocol {
+    /// What looks like a header is a malformed request.
+    #[default]
+    Forbidden,
+    /// Every peer has to be trusted and to send one.
+    Required,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    pub(crate) certificates: Vec<Certificate>,
+    #[serde(default)]
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificate {
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Client {
+    /// The header that the nearest trusted proxy writes; the peer itself, if there is none.
+    pub(crate) source: Option<Text<Header>>,
+    pub(crate) trusted: Vec<String>,
+    pub(crate) hops: Option<NonZeroU8>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Privacy {
+    pub(crate) scope: ScopeKind,
+    pub(crate) cookies: Vec<String>,
+    pub(crate) authorization: bool,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) anonymous_per_host: bool,
+    pub(crate) strip: Vec<String>,
+    pub(crate) keep: Vec<Text<Header>>,
+    pub(crate) strip_countries: bool,
+    pub(crate) strip_certificates: bool,
+    pub(crate) strip_fingerprints: bool,
+    pub(crate) strip_join_keys: bool,
+    pub(crate) range: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ScopeKind {
+    Session,
+    Host,
+    Unscoped,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct View {
+    pub(crate) shape: ViewShape,
+    #[serde(default)]
+    pub(crate) header: Option<Text<Header>>,
+    #[serde(default)]
+    pub(crate) scope: Option<ScopeKind>,
+    #[serde(default, with = "values::optional_duration")]
+    pub(crate) window: Option<Duration>,
+    /// Bits of IPv4 and of IPv6 that a network keeps.
+    #[serde(default)]
+    pub(crate) keep: Option<(u8, u8)>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ViewShape {
+    Address,
+    Ipv4,
+    Token,
+    Network,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Keys {
+    #[serde(with = "values::duration")]
+    pub(crate) period: Duration,
+    pub(crate) when_unavailable: WhenUnavailable,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WhenUnavailable {
+    Degrade,
+    Withhold,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Upstream {
+    pub(crate) servers: Vec<Text<Server>>,
+    /// Roots to check the servers' certificates with; the system's, if there is none.
+    #[serde(default)]
+    pub(crate) ca: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) health: Option<Health>,
+    /// Sends a PROXY header of this version with the pseudonym of the view `app`.
+    #[serde(default)]
+    pub(crate) proxy_protocol: Option<NonZeroU8>,
+    /// Keeps the client's `Host`.
+    #[serde(default = "yes")]
+    pub(crate) preserve_host: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Health {
+    pub(crate) path: String,
+    #[serde(default = "five_seconds", with = "values::duration")]
+    pub(crate) every: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Route {
+    #[serde(default)]
+    pub(crate) host: Option<Text<Host>>,
+    #[serde(default = "slash")]
+    pub(crate) path: String,
+    pub(crate) upstream: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AccessLog {
+    pub(crate) format: LogFormat,
+    /// `stdout`, `off`, or a file's path.
+    pub(crate) to: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Combined,
+    Json,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// As in `RUST_LOG`.
+    pub(crate) level: String,
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Admin {
+    pub(crate) listen: Vec<Text<Address>>,
+}
+
+/// CIDRs, here and in files of one for each line.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Lists {
+    pub(crate) networks: Vec<String>,
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Lists {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.files.is_empty()
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RateLimit {
+    /// Requests in a second, on average.
+    pub(crate) rate: std::num::NonZeroU32,
+    pub(crate) burst: std::num::NonZeroU32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Bans {
+    pub(crate) enabled: bool,
+    /// How many tokens of the log can be banned: the ones seen last.
+    pub(crate) tokens: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    pub(crate) connections_per_client: u32,
+    pub(crate) streams: u32,
+    pub(crate) headers: usize,
+    pub(crate) header_bytes: usize,
+    pub(crate) body_bytes: u64,
+    pub(crate) idle_upstream_connections: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Deadlines {
+    #[serde(with = "values::duration")]
+    pub(crate) proxy_header: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) tls_handshake: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) first_bytes: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) request_head: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) keep_alive: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) client_idle: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) connect: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) first_byte: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) upstream_idle: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) upstream_keep_alive: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) upgraded_idle: Duration,
+    #[serde(with = "values::duration")]
+    pub(crate) drain: Duration,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let source = Source::new(path, &text);
+        let mut config: Self = toml::from_str(&text).map_err(|error| source.error(&error))?;
+        config.check().map_err(|wrong| source.wrong(&wrong))?;
+        // A file's paths are seen from where it is.
+        let home = path.parent().unwrap_or(Path::new(""));
+        config.paths(|path| *path = home.join(&*path));
+        Ok(config)
+    }
+
+    /// One listener in front of one upstream, and defaults.
+    pub(crate) fn simple(listen: Vec<Text<Address>>, server: Text<Server>) -> anyhow::Result<Self> {
+        let upstream =
+            Upstream { servers: vec![server], ca: None, health: None, proxy_protocol: None, preserve_host: true };
+        let mut config = Self {
+            listener: listen
+                .into_iter()
+                .map(|address| Listener { address, proxy_protocol: ProxyProtocol::Forbidden, tls: None })
+                .collect(),
+            upstream: BTreeMap::from([("app".to_owned(), upstream)]),
+            ..Self::default()
+        };
+        if let Err(Wrong { key, what }) = config.check() {
+            bail!("{}: {what}", key.join("."));
+        }
+        Ok(config)
+    }
+
+    /// All files that it names, so that a change of one is seen.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut copy = self.clone();
+        copy.paths(|path| files.push(path.clone()));
+        files
+    }
+
+    fn paths(&mut self, mut each: impl FnMut(&mut PathBuf)) {
+        for tls in self.listener.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
+            for certificate in &mut tls.certificates {
+                each(&mut certificate.chain);
+                each(&mut certificate.key);
+            }
+            tls.client_ca.as_mut().map(&mut each);
+        }
+        for upstream in self.upstream.values_mut() {
+            upstream.ca.as_mut().map(&mut each);
+        }
+        self.deny.files.iter_mut().for_each(&mut each);
+        self.allow.files.iter_mut().for_each(&mut each);
+    }
+
+    /// Fills in what follows from the rest, and refuses what contradicts itself.
+    fn check(&mut self) -> Result<(), Wrong> {
+        if self.listener.is_empty() {
+            return wrong(&["listener"], "there is none (expected [[listener]] with an address)");
+        }
+        for (index, listener) in self.listener.iter().enumerate() {
+            let index = index.to_string();
+            if self.listener.iter().filter(|other| other.address == listener.address).count() > 1 {
+                return wrong(&["listener", &index, "address"], "another listener has it, too");
+            }
+            if listener.proxy_protocol == ProxyProtocol::Required && self.client.trusted.is_empty() {
+                return wrong(
+                    &["listener", &index, "proxy_protocol"],
+                    "whoever connects could claim any address (expected client.trusted with the load balancer's networks)",
+                );
+            }
+            if listener.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty()) {
+                return wrong(&["listener", &index, "tls"], "there is no certificate (expected chain and key)");
+            }
+        }
+        if self.client.source.is_some() && self.client.trusted.is_empty() {
+            return wrong(
+                &["client", "source"],
+                "any client could write that header (expected client.trusted with the proxies' networks)",
+            );
+        }
+        if self.client.hops.is_some() && self.client.source.is_none() {
+            return wrong(&["client", "hops"], "there is nothing to count in (expected client.source)");
+        }
+        if self.view.is_empty() {
+            self.view = default_views();
+        }
+        if self.access_log.is_on() && !self.view.contains_key("log") {
+            return wrong(
+                &["access_log"],
+                "it is on, and there is no view \"log\" for it (expected [view.log], or access_log.to = \"off\")",
+            );
+        }
+        if let Some(log) = self.view.get("log")
+            && log.shape == ViewShape::Network
+            && self.bans.enabled
+        {
+            return wrong(
+                &["view", "log", "shape"],
+                "a network can't be banned (expected token, or bans.enabled = false)",
+            );
+        }
+        if self.upstream.is_empty() {
+            return wrong(&["upstream"], "there is none (expected [upstream.NAME] with servers)");
+        }
+        for (name, upstream) in &self.upstream {
+            if upstream.servers.is_empty() {
+                return wrong(&["upstream", name, "servers"], "there is none");
+            }
+            if upstream.proxy_protocol.is_some_and(|version| version.get() > 2) {
+                return wrong(&["upstream", name, "proxy_protocol"], "there is no such version (expected 1 or 2)");
+            }
+            if upstream.proxy_protocol.is_some()
+                && !self.view.get("app").is_some_and(|view| view.shape == ViewShape::Address)
+            {
+                return wrong(
+                    &["upstream", name, "proxy_protocol"],
+                    "there is nothing to send (expected a view \"app\" of shape address)",
+                );
+            }
+        }
+        if self.route.is_empty() {
+            let mut names = self.upstream.keys();
+            if let (Some(name), None) = (names.next(), names.next()) {
+                self.route.push(Route { host: None, path: slash(), upstream: name.clone() });
+            } else {
+                return wrong(&["route"], "there is none, and several upstreams (expected [[route]] for each)");
+            }
+        }
+        for (index, route) in self.route.iter().enumerate() {
+            let index = index.to_string();
+            if !self.upstream.contains_key(&route.upstream) {
+                return wrong(&["route", &index, "upstream"], "there is no upstream of that name");
+            }
+            if !route.path.starts_with('/') {
+                return wrong(&["route", &index, "path"], "expected a path that starts with /");
+            }
+        }
+        if self.bans.enabled && self.bans.tokens == 0 {
+            return wrong(&["bans", "tokens"], "expected at least 1");
+        }
+        Ok(())
+    }
+}
+
+impl AccessLog {
+    pub(crate) fn is_on(&self) -> bool {
+        self.to.as_os_str() != "off"
+    }
+}
+
+/// What is wrong, and where: the keys from the top of the file down.
+#[derive(Debug)]
+struct Wrong {
+    key: Vec<String>,
+    what: &'static str,
+}
+
+fn wrong<T>(key: &[&str], what: &'static str) -> Result<T, Wrong> {
+    Err(Wrong { key: key.iter().map(|&part| part.to_owned()).collect(), what })
+}
+
+fn default_views() -> BTreeMap<String, View> {
+    let view = |shape, header| View { shape, header, scope: None, window: None, keep: None };
+    BTreeMap::from([
+        ("app".to_owned(), view(ViewShape::Address, Some(Text(Header::named("x-forwarded-for"))))),
+        ("log".to_owned(), view(ViewShape::Token, None)),
+    ])
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn slash() -> String {
+    "/".to_owned()
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listener: Vec::new(),
+            client: Client::default(),
+            privacy: Privacy::default(),
+            view: BTreeMap::new(),
+            keys: Keys::default(),
+            upstream: BTreeMap::new(),
+            route: Vec::new(),
+            access_log: AccessLog::default(),
+            log: Log::default(),
+            admin: Admin::default(),
+            deny: Lists::default(),
+            allow: Lists::default(),
+            rate_limit: None,
+            bans: Bans::default(),
+            limits: Limits::default(),
+            deadlines: Deadlines::default(),
+            threads: 0,
+        }
+    }
+}
+
+impl Default for Privacy {
+    fn default() -> Self {
+        // The session cookies of the frameworks that most sites are made with.
+        let cookies = [
+            "sid",
+            "session",
+            "sessionid",
+            "session_id",
+            "connect.sid",
+            "PHPSESSID",
+            "JSESSIONID",
+            "ASP.NET_SessionId",
+            "laravel_session",
+            "_session_id",
+            "__Host-session",
+            "__Secure-session",
+        ];
+        Self {
+            scope: ScopeKind::Session,
+            cookies: cookies.map(str::to_owned).to_vec(),
+            authorization: true,
+            hosts: Vec::new(),
+            anonymous_per_host: false,
+            strip: Vec::new(),
+            keep: Vec::new(),
+            strip_countries: false,
+            strip_certificates: false,
+            strip_fingerprints: false,
+            strip_join_keys: false,
+            range: None,
+        }
+    }
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { period: Duration::from_secs(24 * 60 * 60), when_unavailable: WhenUnavailable::Degrade }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { format: LogFormat::Combined, to: "stdout".into() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), json: false }
+    }
+}
+
+impl Default for Bans {
+    fn default() -> Self {
+        Self { enabled: true, tokens: 100_000 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_client: 0,
+            streams: 100,
+            headers: 100,
+            header_bytes: 64 * 1024,
+            body_bytes: 0,
+            idle_upstream_connections: 256,
+        }
+    }
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            proxy_header: seconds(3),
+            tls_handshake: seconds(10),
+            first_bytes: seconds(10),
+            request_head: seconds(10),
+            keep_alive: seconds(75),
+            client_idle: seconds(60),
+            connect: seconds(5),
+            first_byte: seconds(60),
+            upstream_idle: seconds(60),
+            upstream_keep_alive: seconds(60),
+            upgraded_idle: seconds(3600),
+            drain: seconds(30),
+        }
+    }
+}

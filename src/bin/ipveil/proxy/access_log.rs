@@ -1,0 +1,417 @@
+//! The access log: one line for each request, with the pseudonym of the view `log`, and without any address.
+//!
+//! A thread collects lines in a buffer of its own and hands it over when it is full, or has waited for some time. Another
+//! thread scrubs and writes them, so that no request waits for a disk.
+
+use std::{
+    cell::RefCell,
+    fmt::Write as _,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, SyncSender, TrySendError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use http::{HeaderValue, Version};
+use ipnet::IpNet;
+use ipveil::{Client, Pseudonym, Scrubber};
+
+use super::record::Line;
+use crate::config::LogFormat;
+
+/// Where lines go. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AccessLog {
+    shared: Arc<Shared>,
+    format: LogFormat,
+}
+
+struct Shared {
+    to: PathBuf,
+    writer: SyncSender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    dropped: AtomicU64,
+}
+
+enum Message {
+    Lines(Vec<u8>),
+    /// From here on lines are scrubbed by this one.
+    Scrubber(Box<Scrubber>),
+    Reopen,
+    /// Says when all before it is written.
+    Flush(SyncSender<()>),
+    End,
+}
+
+/// Who asked, as the log shows it.
+#[derive(Clone, Copy)]
+pub(crate) enum Who {
+    Pseudonym(Pseudonym),
+    Network(IpNet),
+}
+
+impl Who {
+    pub(crate) fn of(client: &Client, view: &str) -> Self {
+        client.network(view).map_or_else(|| Self::Pseudonym(client.pseudonym(view)), Self::Network)
+    }
+}
+
+impl AccessLog {
+    /// Starts the thread that writes.
+    pub(crate) fn start(to: &Path, format: LogFormat, scrubber: Scrubber) -> anyhow::Result<Self> {
+        let mut out = open(to)?;
+        let (writer, messages) = mpsc::sync_channel(MOST_WAITING);
+        let shared =
+            Arc::new(Shared { to: to.to_owned(), writer, thread: Mutex::default(), dropped: AtomicU64::new(0) });
+        let path = to.to_owned();
+        let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            let mut scrubber = Box::new(scrubber);
+            for message in messages {
+                let result = match message {
+                    Message::Lines(lines) => out.write_all(&scrubber.scrub(&lines)).and_then(|()| out.flush()),
+                    Message::Scrubber(new) => {
+                        scrubber = new;
+                        Ok(())
+                    }
+                    Message::Reopen => match open(&path) {
+                        Ok(new) => {
+                            out = new;
+                            Ok(())
+                        }
+                        Err(_) => Err(io::ErrorKind::NotFound.into()),
+                    },
+                    Message::Flush(done) => {
+                        let _ = done.send(());
+                        Ok(())
+                    }
+                    Message::End => return,
+                };
+                if let Err(error) = result {
+                    tracing::error!(kind = ?error.kind(), "the access log can't be written");
+                }
+            }
+        })?;
+        *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(Self { shared, format })
+    }
+
+    /// The same, for another configuration; nothing if it writes somewhere else.
+    pub(crate) fn again(&self, to: &Path, format: LogFormat, scrubber: Scrubber) -> Option<Self> {
+        if self.shared.to != to {
+            return None;
+        }
+        let _ = self.shared.writer.send(Message::Scrubber(Box::new(scrubber)));
+        self.reopen();
+        Some(Self { shared: Arc::clone(&self.shared), format })
+    }
+
+    /// Opens the file again, which somebody may have moved away.
+    pub(crate) fn reopen(&self) {
+        let _ = self.shared.writer.send(Message::Reopen);
+    }
+
+    /// How many lines were lost because they could not be written as fast as requests came.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Relaxed)
+    }
+
+    /// Returns when everything that was handed over is written.
+    pub(crate) fn finish(&self) {
+        let (done, is_done) = mpsc::sync_channel(1);
+        if self.shared.writer.send(Message::Flush(done)).is_ok() {
+            let _ = is_done.recv();
+        }
+    }
+
+    fn hand_over(&self, lines: Vec<u8>) {
+        if let Err(TrySendError::Full(Message::Lines(lines))) = self.shared.writer.try_send(Message::Lines(lines)) {
+            let lost = lines.iter().filter(|&&byte| byte == b'\n').count();
+            self.shared.dropped.fetch_add(lost as u64, Relaxed);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = self.writer.send(Message::End);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn open(to: &Path) -> anyhow::Result<Box<dyn io::Write + Send>> {
+    if to.as_os_str() == "stdout" {
+        return Ok(Box::new(io::stdout()));
+    }
+    if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    }
+    let file: File = OpenOptions::new().create(true).append(true).open(to).with_context(|| to.display().to_string())?;
+    Ok(Box::new(file))
+}
+
+thread_local! {
+    static LINES: RefCell<Buffer> = const { RefCell::new(Buffer { lines: Vec::new(), second: 0, time: String::new(), log: None }) };
+}
+
+/// The lines of one thread.
+struct Buffer {
+    lines: Vec<u8>,
+    // The time as text changes once a second.
+    second: u64,
+    time: String,
+    log: Option<AccessLog>,
+}
+
+/// Writes a line of the thread's buffer.
+pub(crate) fn write(log: &AccessLog, line: &Line, status: u16, sent: u64, took: Duration) {
+    LINES.with_borrow_mut(|buffer| {
+        if !buffer
+            .log
+            .as_ref()
+            .is_some_and(|there| Arc::ptr_eq(&there.shared, &log.shared) && there.format == log.format)
+        {
+            buffer.flush();
+            buffer.log = Some(log.clone());
+            buffer.second = 0;
+        }
+        buffer.tell_time(log.format);
+        let Buffer { lines, time, .. } = buffer;
+        match log.format {
+            LogFormat::Combined => combined(lines, time, line, status, sent),
+            LogFormat::Json => json(lines, time, line, status, sent, took),
+        }
+        if lines.len() >= FULL {
+            buffer.flush();
+        }
+    });
+}
+
+/// Hands over what the thread has.
+pub(crate) fn flush() {
+    LINES.with_borrow_mut(Buffer::flush);
+}
+
+impl Buffer {
+    fn flush(&mut self) {
+        if let Some(log) = &self.log
+            && !self.lines.is_empty()
+        {
+            let room = self.lines.len().min(FULL) + FULL / 8;
+            log.hand_over(std::mem::replace(&mut self.lines, Vec::with_capacity(room)));
+        }
+    }
+
+    fn tell_time(&mut self, format: LogFormat) {
+        let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if second == self.second {
+            return;
+        }
+        self.second = second;
+        self.time.clear();
+        let date = Date::of(second);
+        let _ = match format {
+            LogFormat::Combined => write!(
+                self.time,
+                "{:02}/{}/{}:{:02}:{:02}:{:02} +0000",
+                date.day,
+                MONTHS[date.month - 1],
+                date.year,
+                date.hour,
+                date.minute,
+                date.second
+            ),
+            LogFormat::Json => write!(
+                self.time,
+                "{}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+                date.year, date.month, date.day, date.hour, date.minute, date.second
+            ),
+        };
+    }
+}
+
+fn combined(lines: &mut Vec<u8>, time: &str, line: &Line, status: u16, sent: u64) {
+    push_who(lines, line.who);
+    lines.extend_from_slice(b" - - [");
+    lines.extend_from_slice(time.as_bytes());
+    lines.extend_from_slice(b"] \"");
+    lines.extend_from_slice(line.method.as_str().as_bytes());
+    lines.push(b' ');
+    push_escaped(lines, target(line).as_bytes());
+    lines.push(b' ');
+    lines.extend_from_slice(version(line.version).as_bytes());
+    lines.extend_from_slice(b"\" ");
+    push_number(lines, status.into());
+    lines.push(b' ');
+    push_number(lines, sent);
+    for value in [&line.referer, &line.user_agent] {
+        lines.extend_from_slice(b" \"");
+        push_escaped(lines, value.as_ref().map_or(b"-", HeaderValue::as_bytes));
+        lines.push(b'"');
+    }
+    lines.push(b'\n');
+}
+
+fn json(lines: &mut Vec<u8>, time: &str, line: &Line, status: u16, sent: u64, took: Duration) {
+    lines.extend_from_slice(b"{\"time\":\"");
+    lines.extend_from_slice(time.as_bytes());
+    lines.extend_from_slice(b"\",\"client\":\"");
+    push_who(lines, line.who);
+    lines.extend_from_slice(b"\",\"method\":\"");
+    lines.extend_from_slice(line.method.as_str().as_bytes());
+    for (name, value) in [
+        ("host", line.host.as_ref().map(HeaderValue::as_bytes)),
+        ("target", Some(target(line).as_bytes())),
+        ("referer", line.referer.as_ref().map(HeaderValue::as_bytes)),
+        ("user_agent", line.user_agent.as_ref().map(HeaderValue::as_bytes)),
+        ("protocol", Some(version(line.version).as_bytes())),
+    ] {
+        let Some(value) = value else { continue };
+        lines.extend_from_slice(b"\",\"");
+        lines.extend_from_slice(name.as_bytes());
+        lines.extend_from_slice(b"\":\"");
+        push_json(lines, value);
+    }
+    lines.extend_from_slice(b"\",\"status\":");
+    push_number(lines, status.into());
+    lines.extend_from_slice(b",\"bytes\":");
+    push_number(lines, sent);
+    lines.extend_from_slice(b",\"milliseconds\":");
+    push_number(lines, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    lines.extend_from_slice(b"}\n");
+}
+
+fn target(line: &Line) -> &str {
+    line.uri.path_and_query().map_or_else(|| line.uri.path(), |target| target.as_str())
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn push_who(lines: &mut Vec<u8>, who: Who) {
+    let _ = match who {
+        Who::Pseudonym(pseudonym) => write!(lines, "{pseudonym}"),
+        Who::Network(network) => write!(lines, "{network}"),
+    };
+}
+
+fn push_number(lines: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    lines.extend_from_slice(&digits[start..]);
+}
+
+/// A client writes no second line, and ends no quotes: as nginx has it.
+fn push_escaped(lines: &mut Vec<u8>, text: &[u8]) {
+    push_with(
+        lines,
+        text,
+        |byte| byte < 0x20 || byte >= 0x7f || matches!(byte, b'"' | b'\\'),
+        |lines, byte| {
+            let _ = write!(lines, "\\x{byte:02X}");
+        },
+    );
+}
+
+fn push_json(lines: &mut Vec<u8>, text: &[u8]) {
+    push_with(
+        lines,
+        text,
+        |byte| byte < 0x20 || byte >= 0x7f || matches!(byte, b'"' | b'\\'),
+        |lines, byte| {
+            let _ = write!(lines, "\\u{byte:04x}");
+        },
+    );
+}
+
+fn push_with(lines: &mut Vec<u8>, text: &[u8], is_special: impl Fn(u8) -> bool, special: impl Fn(&mut Vec<u8>, u8)) {
+    // Nearly all texts have nothing special in them.
+    if !text.iter().fold(false, |any, &byte| any | is_special(byte)) {
+        lines.extend_from_slice(text);
+        return;
+    }
+    for &byte in text {
+        if is_special(byte) {
+            special(lines, byte);
+        } else {
+            lines.push(byte);
+        }
+    }
+}
+
+struct Date {
+    year: u64,
+    month: usize,
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+}
+
+impl Date {
+    /// The civil date of a time since 1970, by eras of 400 years that begin in March.
+    fn of(since: u64) -> Self {
+        let days = since / 86_400 + 719_468;
+        let (era, day_of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted = (5 * day_of_year + 2) / 153;
+        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+        Self {
+            year: era * 400 + year_of_era + u64::from(month <= 2),
+            month: usize::try_from(month).unwrap_or(1),
+            day: day_of_year - (153 * shifted + 2) / 5 + 1,
+            hour: since / 3600 % 24,
+            minute: since / 60 % 60,
+            second: since % 60,
+        }
+    }
+}
+
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// How many bytes of lines a thread collects.
+const FULL: usize = 64 * 1024;
+
+/// How many full buffers wait before lines are lost: 16 MiB.
+const MOST_WAITING: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        let text = |since| {
+            let date = Date::of(since);
+            format!(
+                "{}-{:02}-{:02} {:02}:{:02}:{:02}",
+                date.year, date.month, date.day, date.hour, date.minute, date.second
+            )
+        };
+        assert_eq!(text(0), "1970-01-01 00:00:00");
+        assert_eq!(text(951_782_400), "2000-02-29 00:00:00");
+        assert_eq!(text(1_798_761_599), "2026-12-31 23:59:59");
+    }
+}

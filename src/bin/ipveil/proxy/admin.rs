@@ -1,0 +1,208 @@
+//! The listener for whoever operates the proxy: metrics, health, and bans.
+//!
+//! Whoever can reach a TCP address can read; commands are taken on a Unix socket only, whose file says who may use it.
+
+use std::{
+    convert::Infallible,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+};
+
+use super::{listen::Listening, metrics, site::Site, worker::Workers};
+use crate::config::{self, Address};
+
+/// What is shown.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) site: Arc<Site>,
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) is_draining: Arc<AtomicBool>,
+}
+
+type Shown = Arc<Mutex<Option<State>>>;
+
+pub(crate) struct Admin {
+    shown: Shown,
+    _tasks: JoinSet<()>,
+}
+
+impl Admin {
+    pub(crate) fn open(settings: &config::Admin) -> anyhow::Result<Self> {
+        let shown = Shown::default();
+        let mut tasks = JoinSet::new();
+        for config::Text(address) in &settings.listen {
+            if let Address::Tcp(address) = address
+                && !address.ip().is_loopback()
+            {
+                tracing::warn!(port = address.port(), "metrics can be read from other machines");
+            }
+            let shown = Arc::clone(&shown);
+            match Listening::open(address)? {
+                Listening::Tcp(socket) => {
+                    let socket = TcpListener::from_std(socket)?;
+                    tasks.spawn(async move {
+                        loop {
+                            match socket.accept().await {
+                                Ok((stream, _)) => serve(stream, false, &shown),
+                                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                            }
+                        }
+                    });
+                }
+                Listening::Unix(socket) => {
+                    if let Address::Unix(path) = address {
+                        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+                    }
+                    let socket = UnixListener::from_std(socket)?;
+                    tasks.spawn(async move {
+                        loop {
+                            match socket.accept().await {
+                                Ok((stream, _)) => serve(stream, true, &shown),
+                                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                            }
+                        }
+                    });
+                }
+            }
+        }
+        Ok(Self { shown, _tasks: tasks })
+    }
+
+    pub(crate) fn show(&mut self, state: State) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
+}
+
+fn serve<S>(stream: S, may_command: bool, shown: &Shown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shown = Arc::clone(shown);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let state = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        async move { Ok::<_, Infallible>(answer(&request, may_command, state).await) }
+    });
+    tokio::spawn(async move {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    });
+}
+
+async fn answer(request: &Request<Incoming>, may_command: bool, state: Option<State>) -> Response<Full<Bytes>> {
+    let Some(state) = state else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "starting\n");
+    };
+    let path = request.uri().path();
+    match (request.method(), path) {
+        (&Method::GET, "/healthz") => text(StatusCode::OK, "well\n"),
+        (&Method::GET, "/readyz") => ready(&state),
+        (&Method::GET, "/metrics") => {
+            let mut response = text(StatusCode::OK, &metrics::render(state.site, state.workers));
+            let format = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, format);
+            response
+        }
+        (_, "/bans" | "/keys/rotate" | "/keys") if !may_command => {
+            text(StatusCode::FORBIDDEN, "commands are taken on a Unix socket only\n")
+        }
+        (method, "/bans") => bans(method, request.uri().query().unwrap_or_default(), &state),
+        (&Method::GET, "/keys") => keys(&state),
+        (&Method::POST, "/keys/rotate") => {
+            let ring = state.site.keys.clone();
+            let rotated = tokio::task::spawn_blocking(move || ring.rotate()).await;
+            match rotated {
+                Ok(Ok(_)) => keys(&state),
+                _ => text(StatusCode::SERVICE_UNAVAILABLE, "the old key is destroyed, and there is no new one yet\n"),
+            }
+        }
+        _ => text(StatusCode::NOT_FOUND, "expected /metrics, /healthz, /readyz, /bans or /keys\n"),
+    }
+}
+
+fn ready(state: &State) -> Response<Full<Bytes>> {
+    if state.is_draining.load(Relaxed) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+    }
+    if state.site.keys.key_id().is_none() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "there is no key\n");
+    }
+    let is_ill = |servers: &[Arc<super::upstream::Endpoint>]| !servers.iter().any(|server| server.is_well());
+    if state.site.upstreams().iter().any(|upstream| is_ill(upstream.servers())) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "an upstream has no server that is well\n");
+    }
+    text(StatusCode::OK, "ready\n")
+}
+
+fn bans(method: &Method, query: &str, state: &State) -> Response<Full<Bytes>> {
+    let Some(bans) = &state.site.bans else {
+        return text(StatusCode::NOT_FOUND, "bans are off (expected bans.enabled = true)\n");
+    };
+    let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    match *method {
+        Method::GET => {
+            let list = bans.list();
+            let list: Vec<_> =
+                list.iter().map(|ban| json!({ "name": ban.name, "seconds": ban.rest.as_secs() })).collect();
+            text(StatusCode::OK, &format!("{}\n", json!(list)))
+        }
+        Method::POST => {
+            let seconds = value("seconds").and_then(|seconds| seconds.parse().ok());
+            let (Some(name), Some(seconds)) = (value("name"), seconds) else {
+                return text(StatusCode::BAD_REQUEST, "expected name and seconds\n");
+            };
+            // Nobody counts to the end of time.
+            let time = Duration::from_secs(seconds).min(Duration::from_secs(366 * 24 * 60 * 60));
+            if bans.ban(name, time, state.site.keys.epoch()) {
+                text(StatusCode::OK, "banned\n")
+            } else {
+                text(
+                    StatusCode::NOT_FOUND,
+                    "no client has that name in the log of this epoch, or it was too long ago to know which one it was\n",
+                )
+            }
+        }
+        Method::DELETE => match value("name") {
+            Some(name) if bans.unban(name) => text(StatusCode::OK, "not banned any more\n"),
+            Some(_) => text(StatusCode::NOT_FOUND, "nobody is banned under that name\n"),
+            None => text(StatusCode::BAD_REQUEST, "expected name\n"),
+        },
+        _ => text(StatusCode::METHOD_NOT_ALLOWED, "expected GET, POST or DELETE\n"),
+    }
+}
+
+fn keys(state: &State) -> Response<Full<Bytes>> {
+    let ring = &state.site.keys;
+    let period = ring.epochs().period().as_secs();
+    let keys = json!({
+        "key": ring.key_id().map(|id| id.to_string()),
+        "epoch": ring.epoch().map(|epoch| epoch.number()),
+        "ends": ring.epoch().map(|epoch| (epoch.number() + 1) * period),
+        "degraded": ring.is_degraded(),
+        "protection": ring.protection().map(|protection| format!("{protection:?}")),
+    });
+    text(StatusCode::OK, &format!("{keys}\n"))
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *response.status_mut() = status;
+    response
+}

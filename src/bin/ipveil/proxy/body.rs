@@ -1,0 +1,201 @@
+//! Bodies on their way: nothing is kept, and nobody waits for ever.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{
+    site::Site,
+    upstream::Exchange,
+    watch::{Due, Watch},
+};
+
+/// What a client sends.
+pub(crate) struct RequestBody {
+    body: Option<Incoming>,
+    site: Arc<Site>,
+    pub(crate) watch: Arc<Watch>,
+    taken: u64,
+    is_waiting: bool,
+}
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming, site: Arc<Site>, watch: Arc<Watch>) -> Self {
+        let body = if body.is_end_stream() { None } else { Some(body) };
+        Self { body, site, watch, taken: 0, is_waiting: false }
+    }
+
+    /// None, for a request that has no body.
+    pub(crate) fn none(&self) -> Self {
+        Self { body: None, site: Arc::clone(&self.site), watch: Arc::clone(&self.watch), taken: 0, is_waiting: false }
+    }
+
+    /// Whether it says already that it is longer than it may be.
+    pub(crate) fn is_too_long(&self) -> bool {
+        let most = self.site.limits.body_bytes;
+        most > 0 && self.size_hint().lower() > most
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = &mut *self;
+        let Some(body) = &mut this.body else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+            if !this.is_waiting {
+                this.is_waiting = true;
+                this.watch.within(Due::Progress, this.site.deadlines.client_idle);
+            } else if this.watch.is_late(Due::Progress) {
+                this.body = None;
+                return Poll::Ready(Some(Err(BodyError::Late)));
+            }
+            return Poll::Pending;
+        };
+        if this.is_waiting {
+            this.is_waiting = false;
+            this.watch.done(Due::Progress);
+        }
+        let Some(frame) = frame else {
+            this.body = None;
+            return Poll::Ready(None);
+        };
+        let Ok(mut frame) = frame else {
+            this.body = None;
+            return Poll::Ready(Some(Err(BodyError::Broken)));
+        };
+        if let Some(data) = frame.data_ref() {
+            this.taken += data.len() as u64;
+            let most = this.site.limits.body_bytes;
+            if most > 0 && this.taken > most {
+                this.body = None;
+                return Poll::Ready(Some(Err(BodyError::TooLong)));
+            }
+        } else if let Some(trailers) = frame.trailers_mut() {
+            this.site.strip.strip(trailers);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// What a client is sent.
+pub(crate) enum ResponseBody {
+    /// Of our own.
+    Page(Option<Bytes>),
+    /// Of a server that speaks HTTP/1: whoever reads it drives that connection.
+    H1(Incoming, Box<Exchange>),
+    /// Of a server that speaks HTTP/2.
+    H2(Incoming, Deadline),
+}
+
+/// How long the next part of a response may take.
+pub(crate) struct Deadline {
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) site: Arc<Site>,
+    pub(crate) is_waiting: bool,
+}
+
+impl Deadline {
+    pub(crate) fn new(watch: Arc<Watch>, site: Arc<Site>) -> Self {
+        Self { watch, site, is_waiting: false }
+    }
+
+    /// Notes that something came, or that nothing did: then it may be too late.
+    pub(crate) fn look<T>(&mut self, context: &Context<'_>, polled: &Poll<T>) -> Result<(), BodyError> {
+        match (polled.is_pending(), self.is_waiting) {
+            (true, false) => {
+                self.is_waiting = true;
+                self.watch.wake_me(context);
+                self.watch.within(Due::Phase, self.site.deadlines.upstream_idle);
+            }
+            (true, true) if self.watch.is_late(Due::Phase) => return Err(BodyError::Late),
+            (false, true) => {
+                self.is_waiting = false;
+                self.watch.done(Due::Phase);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let (polled, deadline) = match &mut *self {
+            Self::Page(page) => return Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
+            Self::H1(body, exchange) => {
+                let mut polled = Pin::new(&mut *body).poll_frame(context);
+                if polled.is_pending() {
+                    exchange.drive(context);
+                    polled = Pin::new(body).poll_frame(context);
+                }
+                (polled, exchange.deadline())
+            }
+            Self::H2(body, deadline) => (Pin::new(body).poll_frame(context), deadline),
+        };
+        deadline.look(context, &polled)?;
+        polled.map_err(|_| BodyError::Broken)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Page(page) => page.is_none(),
+            Self::H1(body, _) | Self::H2(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |page| page.len() as u64)),
+            Self::H1(body, _) | Self::H2(body, _) => body.size_hint(),
+        }
+    }
+}
+
+/// Why a body ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    Broken,
+    Late,
+    TooLong,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Broken => "the body ended early",
+            Self::Late => "the body did not go on in time",
+            Self::TooLong => "the body is longer than it may be",
+        })
+    }
+}
+
+impl std::error::Error for BodyError {}

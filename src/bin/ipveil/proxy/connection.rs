@@ -1,0 +1,401 @@
+//! A connection: who is at its other end, and which protocol it speaks.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ipveil::{
+    Peer,
+    proxy_protocol::{Progress, Receiver},
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    metrics::{Counters, Ended},
+    service::Serve,
+    site::Site,
+    watch::{Due, Watch},
+};
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Raw: nobody can print it.
+    pub(crate) peer: Peer,
+    pub(crate) is_secure: bool,
+    pub(crate) is_h2: bool,
+    pub(crate) watch: Arc<Watch>,
+    /// The one exchange at a time of HTTP/1.
+    pub(crate) exchange: Option<Arc<Watch>>,
+    pub(crate) counters: Arc<Counters>,
+    state: Arc<State>,
+}
+
+/// What its socket has to know.
+#[derive(Debug)]
+struct State {
+    watch: Arc<Watch>,
+    requests: AtomicU32,
+    serves_h1: AtomicBool,
+    in_head: AtomicBool,
+    is_stalled: AtomicBool,
+    // In milliseconds, so that they can change with the configuration.
+    head: AtomicU32,
+    idle: AtomicU32,
+    stall: AtomicU32,
+}
+
+impl Connection {
+    /// A request has begun: its deadlines count now.
+    pub(crate) fn begin(&self, site: &Site) {
+        self.state.adopt(site);
+        self.state.requests.fetch_add(1, Relaxed);
+        self.state.in_head.store(false, Relaxed);
+        self.watch.done(Due::Phase);
+    }
+
+    /// All of it was answered.
+    pub(crate) fn end(&self) {
+        if self.state.requests.fetch_sub(1, Relaxed) == 1 {
+            self.watch.within(Due::Phase, millis(&self.state.idle));
+        }
+    }
+}
+
+impl State {
+    fn adopt(&self, site: &Site) {
+        let store = |to: &AtomicU32, time: Duration| {
+            to.store(u32::try_from(time.as_millis()).unwrap_or(u32::MAX), Relaxed);
+        };
+        store(&self.head, site.deadlines.request_head);
+        store(&self.idle, site.deadlines.keep_alive);
+        store(&self.stall, site.deadlines.client_idle);
+    }
+}
+
+fn millis(of: &AtomicU32) -> Duration {
+    Duration::from_millis(of.load(Relaxed).into())
+}
+
+/// Serves a connection until it ends, whoever ends it.
+pub(crate) async fn serve<S>(stream: S, peer: Peer, listener: usize, site: Arc<Site>, counters: Arc<Counters>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let watch = Watch::new();
+    let state = Arc::new(State {
+        watch: Arc::clone(&watch),
+        requests: AtomicU32::new(0),
+        serves_h1: AtomicBool::new(false),
+        in_head: AtomicBool::new(false),
+        is_stalled: AtomicBool::new(false),
+        head: AtomicU32::new(0),
+        idle: AtomicU32::new(0),
+        stall: AtomicU32::new(0),
+    });
+    state.adopt(&site);
+    let mut io = Io { stream, prefix: Vec::new(), read: 0, state: Arc::clone(&state) };
+    let settings = &site.listeners[listener];
+    let mut connection =
+        Connection { peer, is_secure: settings.tls.is_some(), is_h2: false, watch, exchange: None, counters, state };
+
+    if let Some(receiver) = &settings.proxy_protocol {
+        connection.watch.within(Due::Phase, site.deadlines.proxy_header);
+        match in_time(&connection.watch, io.read_proxy_header(receiver, peer)).await {
+            Some(Ok(peer)) => connection.peer = peer,
+            _ => return connection.counters.ended(Ended::ProxyHeader),
+        }
+    }
+    if let Some(tls) = &settings.tls {
+        connection.watch.within(Due::Phase, site.deadlines.tls_handshake);
+        let accept = TlsAcceptor::from(Arc::clone(tls)).accept(io);
+        let Some(Ok(io)) = in_time(&connection.watch, accept).await else {
+            connection.counters.ended(Ended::Handshake);
+            return;
+        };
+        connection.is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
+        serve_http(io, connection, site).await;
+    } else {
+        connection.watch.within(Due::Phase, site.deadlines.first_bytes);
+        match in_time(&connection.watch, io.is_h2()).await {
+            Some(Ok(is_h2)) => connection.is_h2 = is_h2,
+            _ => return connection.counters.ended(Ended::NoRequest),
+        }
+        serve_http(io, connection, site).await;
+    }
+}
+
+async fn serve_http<S>(io: S, mut connection: Connection, site: Arc<Site>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if connection.is_h2 {
+        connection.watch.within(Due::Phase, site.deadlines.keep_alive);
+    } else {
+        connection.exchange = Some(Watch::new());
+        connection.state.serves_h1.store(true, Relaxed);
+        connection.state.in_head.store(true, Relaxed);
+        connection.watch.within(Due::Phase, site.deadlines.request_head);
+    }
+    let connection = Arc::new(connection);
+    let service = Serve::new(Arc::clone(&site), Arc::clone(&connection));
+    let io = TokioIo::new(io);
+    if connection.is_h2 {
+        serve_h2(io, connection, service, &site).await;
+    } else {
+        serve_h1(io, connection, service, &site).await;
+    }
+}
+
+async fn serve_h1<S>(io: TokioIo<S>, connection: Arc<Connection>, service: Serve, site: &Arc<Site>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_headers(site.limits.headers).max_header_size(site.limits.header_bytes).pipeline_flush(true);
+    // At least what the head may take.
+    builder.max_buf_size(site.limits.header_bytes.max(MOST_BUFFERED));
+    let mut http = builder.serve_connection(io, service).with_upgrades();
+    let mut is_new = true;
+    let mut is_draining = false;
+    let ended = poll_fn(|context| {
+        if is_new {
+            connection.watch.wake_me(context);
+            is_new = false;
+        }
+        if connection.watch.is_draining() && !is_draining {
+            is_draining = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+        if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
+            return Poll::Ready(if result.is_ok() { Ended::Well } else { Ended::Broken });
+        }
+        Poll::Ready(match late(&connection) {
+            Some(ended) => ended,
+            None => return Poll::Pending,
+        })
+    })
+    .await;
+    connection.counters.ended(ended);
+    // RFC 9110, 15.5.9: whoever began to ask is told why there is no answer.
+    if ended == Ended::LateHead
+        && let Some(parts) = http.into_parts()
+    {
+        let _ = parts.io.into_inner().write_all(TIMEOUT).await;
+    }
+}
+
+async fn serve_h2<S>(io: TokioIo<S>, connection: Arc<Connection>, service: Serve, site: &Arc<Site>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .enable_connect_protocol()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(site.limits.streams)
+        .max_header_list_size(u32::try_from(site.limits.header_bytes).unwrap_or(u32::MAX))
+        .max_send_buf_size(MOST_BUFFERED);
+    let mut http = std::pin::pin!(builder.serve_connection(io, service));
+    let mut is_new = true;
+    let mut is_draining = false;
+    let ended = poll_fn(|context| {
+        if is_new {
+            connection.watch.wake_me(context);
+            is_new = false;
+        }
+        let late = late(&connection);
+        // An idle connection is told, so that the client knows that its next request was not lost.
+        if (connection.watch.is_draining() || late == Some(Ended::Idle)) && !is_draining {
+            is_draining = true;
+            http.as_mut().graceful_shutdown();
+            connection.watch.within(Due::Phase, FAREWELL);
+        } else if let Some(late) = late {
+            return Poll::Ready(late);
+        }
+        http.as_mut().poll(context).map(|result| if result.is_ok() { Ended::Well } else { Ended::Broken })
+    })
+    .await;
+    connection.counters.ended(ended);
+}
+
+/// Why a connection has to end, if it has to.
+fn late(connection: &Connection) -> Option<Ended> {
+    let watch = &connection.watch;
+    if watch.is_closing() {
+        Some(Ended::Drained)
+    } else if watch.is_late(Due::Progress) {
+        Some(Ended::Stalled)
+    } else if watch.is_late(Due::Phase) && connection.state.requests.load(Relaxed) == 0 {
+        Some(if connection.state.in_head.load(Relaxed) { Ended::LateHead } else { Ended::Idle })
+    } else {
+        None
+    }
+}
+
+/// What `future` gives; nothing if that takes too long, or the connection has to end.
+async fn in_time<T>(watch: &Watch, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|context| {
+        watch.wake_me(context);
+        if let Poll::Ready(done) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(done));
+        }
+        if watch.is_late(Due::Phase) || watch.is_closing() || watch.is_draining() {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// The socket of a connection. Notes when its other end begins to ask, and when it takes nothing any more.
+struct Io<S> {
+    stream: S,
+    // Read while looking for what it speaks.
+    prefix: Vec<u8>,
+    read: usize,
+    state: Arc<State>,
+}
+
+impl<S: AsyncRead + Unpin> Io<S> {
+    /// Who is at the other end, as its first bytes say.
+    async fn read_proxy_header(&mut self, receiver: &Receiver, sender: Peer) -> io::Result<Peer> {
+        loop {
+            match receiver.read(sender, &self.prefix) {
+                Ok(Progress::Complete(header)) => {
+                    self.prefix.drain(..header.length());
+                    return Ok(header.peer());
+                }
+                Ok(Progress::Incomplete(_)) => self.read_more().await?,
+                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
+    async fn read_more(&mut self) -> io::Result<()> {
+        self.prefix.reserve(FIRST_READ);
+        match self.stream.read_buf(&mut self.prefix).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a connection in clear text begins like HTTP/2.
+    async fn is_h2(&mut self) -> io::Result<bool> {
+        loop {
+            let seen = self.prefix.len().min(PREFACE.len());
+            if seen > 0 && self.prefix[..seen] != PREFACE[..seen] {
+                return Ok(false);
+            }
+            if seen == PREFACE.len() {
+                return Ok(true);
+            }
+            self.read_more().await?;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.read < this.prefix.len() {
+            let rest = &this.prefix[this.read..];
+            let count = rest.len().min(buffer.remaining());
+            buffer.put_slice(&rest[..count]);
+            this.read += count;
+            if this.read == this.prefix.len() {
+                this.prefix = Vec::new();
+                this.read = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+        let state = &*this.state;
+        if buffer.filled().len() > before
+            && state.serves_h1.load(Relaxed)
+            && state.requests.load(Relaxed) == 0
+            && !state.in_head.load(Relaxed)
+        {
+            state.in_head.store(true, Relaxed);
+            state.watch.within(Due::Phase, millis(&state.head));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Io<S> {
+    /// Time passes for the other end only while it takes nothing.
+    fn wrote<T>(state: &State, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match written.is_pending() {
+            true if !state.is_stalled.load(Relaxed) => {
+                state.is_stalled.store(true, Relaxed);
+                state.watch.within(Due::Progress, millis(&state.stall));
+            }
+            false if state.is_stalled.load(Relaxed) => {
+                state.is_stalled.store(false, Relaxed);
+                state.watch.done(Due::Progress);
+            }
+            _ => {}
+        }
+        written
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        Self::wrote(&self.state, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        Self::wrote(&self.state, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+// RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Most first requests fit.
+const FIRST_READ: usize = 2048;
+
+/// Of one body, on its way: large bodies are read in large pieces, and memory stays bounded.
+const MOST_BUFFERED: usize = 256 * 1024;
+
+/// For the last answers on a connection that was told to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";

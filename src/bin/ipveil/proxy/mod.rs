@@ -1,0 +1,359 @@
+//! `ipveil proxy`: an edge in front of any server.
+//!
+//! ```text
+//!  main thread            threads that serve, one for each core
+//!  ───────────            ─────────────────────────────────────
+//!  configuration ─► Site ─► accept ─► PROXY header, TLS ─► HTTP ─► layers ─► server
+//!  signals, admin,                                                  │
+//!  health checks                              access log ◄──────────┘
+//! ```
+
+mod access_log;
+mod admin;
+mod body;
+mod connection;
+mod forward;
+mod guard;
+mod health;
+mod listen;
+mod metrics;
+mod per_client;
+mod record;
+mod service;
+mod site;
+mod tls;
+mod tunnel;
+mod upstream;
+mod watch;
+mod worker;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, bail};
+use ipveil::{
+    KeyRing, Scrubber,
+    keys::{Epochs, MemorySource, WhenUnavailable},
+    scrub::{scrub_panics, tracing::MakeScrubWriter},
+};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    time::MissedTickBehavior,
+};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter as _};
+
+use self::{
+    guard::Bans,
+    listen::Listening,
+    site::{Lasting, Site},
+    worker::{Message, Workers},
+};
+use crate::config::{self, Address, Config, Server, Text};
+
+/// Puts an edge in front of a server: requests go on with a pseudonym in place of the client's address.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Where to listen: 127.0.0.1:8080, [::]:80, unix:PATH, or systemd:NAME.
+    #[arg(long, value_name = "ADDRESS", requires = "upstream")]
+    listen: Vec<Text<Address>>,
+    /// Where requests go: http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "URL", requires = "listen")]
+    upstream: Option<Text<Server>>,
+    /// A configuration file, as `ipveil init` writes one.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "upstream"], required_unless_present = "listen")]
+    config: Option<PathBuf>,
+    /// Says whether the configuration is well, and ends.
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { listen, upstream, config: path, check } = arguments;
+    let config = match (&path, upstream) {
+        (Some(path), _) => Config::read(path)?,
+        (None, Some(server)) => Config::simple(listen, server)?,
+        (None, None) => bail!("expected --listen and --upstream, or --config"),
+    };
+    if check {
+        let keys = KeyRing::start(MemorySource, epochs(&config)?)?;
+        let mut config = config;
+        // What is checked is not written to.
+        config.access_log.to = "off".into();
+        Site::new(&config, &Lasting { keys: &keys, bans: None, threads: 1, before: None })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    harden();
+    log_to_stderr(&config.log)?;
+    Proxy::start(config, path)?.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A proxy that runs.
+pub(crate) struct Proxy {
+    path: Option<PathBuf>,
+    config: Config,
+    seen: Vec<Option<Stamp>>,
+    site: Arc<Site>,
+    keys: KeyRing,
+    bans: Option<Arc<Bans>>,
+    listening: Vec<(Address, Listening)>,
+    workers: Arc<Workers>,
+    threads: Vec<thread::JoinHandle<()>>,
+    is_draining: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// Opens all that the configuration names, and serves.
+    pub(crate) fn start(config: Config, path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let count = match config.threads {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let keys = keys(&config)?;
+        // Kept even if they are off now, since a later configuration may turn them on.
+        let bans = Some(Arc::new(Bans::new(config.bans.tokens, count)));
+        let lasting = Lasting { keys: &keys, bans: bans.clone(), threads: count, before: None };
+        let site = Arc::new(Site::new(&config, &lasting)?);
+        let listening =
+            site.listeners.iter().map(|listener| Ok((listener.address.clone(), Listening::open(&listener.address)?)));
+        let listening: Vec<_> = listening.collect::<anyhow::Result<_>>()?;
+        let (workers, threads) = Workers::start(count, &site).context("a thread can't be started")?;
+        workers.tell(|| Ok(Message::Serve(Arc::clone(&site), Some(share(&listening)?))))?;
+        let seen = stamps(path.as_deref(), &config);
+        for (address, _) in &listening {
+            tracing::info!(address = %Shown(address), "listening");
+        }
+        let (workers, is_draining) = (Arc::new(workers), Arc::new(AtomicBool::new(false)));
+        Ok(Self { path, config, seen, site, keys, bans, listening, workers, threads, is_draining })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listening.iter().filter_map(|(_, socket)| socket.local())
+    }
+
+    /// The key ring.
+    pub(crate) fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Serves until it is told to end.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.attend())?;
+        self.is_draining.store(true, Relaxed);
+        let end = Instant::now() + self.config.deadlines.drain;
+        tracing::info!(connections = self.workers.open(), "draining");
+        self.workers.tell(|| Ok(Message::Drain(end)))?;
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+        if let Some(log) = &self.site.log {
+            log.finish();
+        }
+        for (address, _) in &self.listening {
+            if let Address::Unix(path) = address {
+                let _ = fs::remove_file(path);
+            }
+        }
+        tracing::info!("ended");
+        Ok(())
+    }
+
+    async fn attend(&mut self) -> anyhow::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut rotate = signal(SignalKind::user_defined1())?;
+        let mut admin = admin::Admin::open(&self.config.admin)?;
+        let mut health = health::Checks::start(&self.site);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let state = admin::State {
+                site: Arc::clone(&self.site),
+                workers: Arc::clone(&self.workers),
+                is_draining: Arc::clone(&self.is_draining),
+            };
+            admin.show(state);
+            let is_asked = tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = rotate.recv() => {
+                    let keys = self.keys.clone();
+                    tokio::task::spawn_blocking(move || { let _ = keys.rotate(); });
+                    continue;
+                }
+                _ = hangup.recv() => true,
+                _ = look.tick() => {
+                    self.tidy();
+                    false
+                }
+            };
+            if (is_asked || self.has_changed()) && self.path.is_some() {
+                match self.reload() {
+                    Ok(()) => {
+                        tracing::info!("the configuration was put in place");
+                        health = health::Checks::start(&self.site);
+                    }
+                    Err(error) => tracing::error!(error = %format!("{error:#}"), "the configuration stays as it was"),
+                }
+            } else if is_asked && let Some(log) = &self.site.log {
+                log.reopen();
+            }
+            let _ = &health;
+        }
+    }
+
+    fn has_changed(&self) -> bool {
+        stamps(self.path.as_deref(), &self.config) != self.seen
+    }
+
+    /// Puts another configuration in place; if anything is wrong with it, nothing changes.
+    fn reload(&mut self) -> anyhow::Result<()> {
+        let result = self.try_reload();
+        self.workers.reloaded(result.is_ok());
+        if result.is_err() {
+            // Not again before it changes again.
+            self.seen = stamps(self.path.as_deref(), &self.config);
+        }
+        result
+    }
+
+    fn try_reload(&mut self) -> anyhow::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let config = Config::read(path)?;
+        let seen = stamps(Some(path), &config);
+        for (key, is_same) in [
+            ("keys", config.keys == self.config.keys),
+            ("threads", config.threads == self.config.threads),
+            ("admin", config.admin == self.config.admin),
+        ] {
+            if !is_same {
+                tracing::warn!(key, "this changes with a restart only");
+            }
+        }
+        let threads = self.threads.len();
+        let before = Some((&self.config, &*self.site));
+        let lasting = Lasting { keys: &self.keys, bans: self.bans.clone(), threads, before };
+        let site = Arc::new(Site::new(&Config { keys: self.config.keys.clone(), ..config.clone() }, &lasting)?);
+        let has = |address: &Address| self.listening.iter().position(|(there, _)| there == address);
+        let is_same = site.listeners.len() == self.listening.len()
+            && site.listeners.iter().zip(&self.listening).all(|(listener, (address, _))| listener.address == *address);
+        let mut opened = Vec::new();
+        if !is_same {
+            for listener in &site.listeners {
+                opened.push(match has(&listener.address) {
+                    Some(place) => (listener.address.clone(), self.listening[place].1.share()?),
+                    None => (listener.address.clone(), Listening::open(&listener.address)?),
+                });
+            }
+        }
+        let message = || {
+            let sockets = if is_same { None } else { Some(share(&opened)?) };
+            Ok(Message::Serve(Arc::clone(&site), sockets))
+        };
+        self.workers.tell(message)?;
+        if !is_same {
+            self.listening = opened;
+        }
+        std::mem::replace(&mut self.site, site).retire();
+        self.config = config;
+        self.seen = seen;
+        Ok(())
+    }
+
+    fn tidy(&self) {
+        if let Some(limiter) = &self.site.limiter {
+            limiter.tidy();
+        }
+        if let Some(bans) = &self.bans {
+            bans.tidy(self.keys.epoch());
+        }
+    }
+}
+
+fn share(listening: &[(Address, Listening)]) -> io::Result<Vec<Listening>> {
+    listening.iter().map(|(_, socket)| socket.share()).collect()
+}
+
+/// What of a file changes when it does: symbolic links followed, since that is how some are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    number: u64,
+}
+
+fn stamps(path: Option<&Path>, config: &Config) -> Vec<Option<Stamp>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let files = path.map(Path::to_owned).into_iter().chain(config.files());
+    let stamp = |file: PathBuf| {
+        let metadata = fs::metadata(file).ok()?;
+        Some(Stamp { modified: metadata.modified().ok(), length: metadata.len(), number: metadata.ino() })
+    };
+    files.map(stamp).collect()
+}
+
+fn epochs(config: &Config) -> anyhow::Result<Epochs> {
+    Epochs::every(config.keys.period).context("keys.period")
+}
+
+fn keys(config: &Config) -> anyhow::Result<KeyRing> {
+    let when = match config.keys.when_unavailable {
+        config::WhenUnavailable::Degrade => WhenUnavailable::Degrade,
+        config::WhenUnavailable::Withhold => WhenUnavailable::Withhold,
+    };
+    Ok(KeyRing::builder(MemorySource, epochs(config)?).when_unavailable(when).start()?)
+}
+
+/// What runs here is not to be read by other processes, nor written to a disk when it fails.
+pub(crate) fn harden() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if setrlimit(Resource::Core, none).is_err() || set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+        tracing::warn!("core dumps can't be turned off");
+    }
+    // Every connection is a descriptor, and most systems give few to begin with.
+    let now = rustix::process::getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+}
+
+/// The program's own log. Whatever is written there, and by whom, has no address in it.
+pub(crate) fn log_to_stderr(log: &config::Log) -> anyhow::Result<()> {
+    let scrubber = Scrubber::word("address")?;
+    scrub_panics(scrubber.clone());
+    let filter = EnvFilter::builder().parse(std::env::var("RUST_LOG").unwrap_or_else(|_| log.level.clone()));
+    let filter = filter.context("log.level")?;
+    let writer = MakeScrubWriter::new(scrubber, io::stderr);
+    let _ = writer.make_writer();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    if log.json { builder.json().try_init() } else { builder.try_init() }
+        .map_err(|_| anyhow::anyhow!("there is a log already"))
+}
+
+/// An address of our own, as the log may show it: the port, which is what says which listener it is.
+struct Shown<'a>(&'a Address);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Address::Tcp(address) => write!(f, "port {}", address.port()),
+            other => other.fmt(f),
+        }
+    }
+}
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);

@@ -1,0 +1,346 @@
+//! All that a configuration decides, ready for use: put in place as a whole, and replaced as a whole.
+
+use std::{
+    cell::RefCell,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use anyhow::{Context as _, anyhow};
+use http::HeaderName;
+use ipveil::{
+    AnonymizeLayer, KeyRing, Peer, Policy, PseudonymRange, Resolver, Scrubber, TrustedProxies,
+    headers::Strip,
+    policy::{Scope, Session, View},
+    proxy_protocol::Receiver,
+    resolve::Source,
+};
+use rustls::ServerConfig;
+
+use super::{
+    access_log::AccessLog,
+    guard::{Bans, Limiter},
+    tls,
+    upstream::Upstream,
+};
+use crate::config::{self, Config, Lists, ProxyProtocol, ScopeKind, ViewShape};
+
+/// The view that the access log shows.
+pub(crate) const LOG: &str = "log";
+/// Views of our own, which no configuration can name.
+pub(crate) const DENY: &str = "ipveil-deny";
+pub(crate) const ALLOW: &str = "ipveil-allow";
+pub(crate) const RATE: &str = "ipveil-rate";
+pub(crate) const BAN: &str = "ipveil-ban";
+pub(crate) const CONNECTIONS: &str = "ipveil-connections";
+
+pub(crate) struct Site {
+    pub(crate) anonymize: AnonymizeLayer,
+    pub(crate) policy: Policy,
+    pub(crate) keys: KeyRing,
+    pub(crate) strip: Strip,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) limits: config::Limits,
+    pub(crate) deadlines: config::Deadlines,
+    pub(crate) has_deny: bool,
+    pub(crate) has_allow: bool,
+    pub(crate) limiter: Option<Arc<Limiter>>,
+    pub(crate) bans: Option<Arc<Bans>>,
+    pub(crate) log: Option<AccessLog>,
+    resolver: Resolver,
+    routes: Vec<Route>,
+    upstreams: Vec<Arc<Upstream>>,
+    is_stale: AtomicBool,
+}
+
+/// How connections to one address begin.
+pub(crate) struct Listener {
+    pub(crate) address: config::Address,
+    pub(crate) proxy_protocol: Option<Receiver>,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+}
+
+struct Route {
+    host: Option<String>,
+    path: String,
+    upstream: Arc<Upstream>,
+}
+
+/// What survives a change of configuration.
+pub(crate) struct Lasting<'a> {
+    pub(crate) keys: &'a KeyRing,
+    pub(crate) bans: Option<Arc<Bans>>,
+    pub(crate) threads: usize,
+    /// The one in place, if there is one.
+    pub(crate) before: Option<(&'a Config, &'a Site)>,
+}
+
+impl Site {
+    /// Opens and checks all that a configuration names. Nothing is in use before all of it is well.
+    pub(crate) fn new(config: &Config, lasting: &Lasting<'_>) -> anyhow::Result<Self> {
+        let trusted = trusted(&config.client.trusted).context("client.trusted")?;
+        let resolver = resolver(&config.client, &trusted);
+        let policy = policy(config)?;
+        let strip = strip(&config.privacy)?;
+        let anonymize =
+            AnonymizeLayer::new(resolver.clone(), policy.clone(), lasting.keys.clone()).strip(strip.clone());
+        let listeners = config.listener.iter().map(|listener| {
+            let receiver = Receiver::new(trusted.clone());
+            Ok(Listener {
+                address: listener.address.0.clone(),
+                proxy_protocol: (listener.proxy_protocol == ProxyProtocol::Required).then_some(receiver),
+                tls: listener.tls.as_ref().map(tls::server).transpose()?,
+            })
+        });
+        let listeners = listeners.collect::<anyhow::Result<_>>()?;
+        let mut upstreams = Vec::new();
+        let mut names = Vec::new();
+        for (name, settings) in &config.upstream {
+            // The same servers keep their connections.
+            let known =
+                lasting.before.and_then(|(_, site)| site.upstreams.iter().find(|known| known.is_like(settings)));
+            upstreams.push(match known {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(
+                    Upstream::new(settings, config.limits.idle_upstream_connections, lasting.threads)
+                        .with_context(|| format!("upstream.{name}"))?,
+                ),
+            });
+            names.push(name);
+        }
+        let mut routes = Vec::new();
+        for route in &config.route {
+            let place = names.iter().position(|&name| *name == route.upstream).context("no such upstream")?;
+            let host = route.host.as_ref().map(|host| host.0.0.clone());
+            routes.push(Route { host, path: route.path.clone(), upstream: Arc::clone(&upstreams[place]) });
+        }
+        // The most particular first: hosts before wildcards before any, and long paths before short ones.
+        routes.sort_by_key(|route| {
+            let host = route.host.as_deref().map_or((2, 0), |host| (u8::from(host.starts_with('*')), host.len()));
+            (host.0, std::cmp::Reverse(host.1), std::cmp::Reverse(route.path.len()))
+        });
+        let limiter = match (&config.rate_limit, lasting.before) {
+            (Some(limit), Some((before, site))) if before.rate_limit.as_ref() == Some(limit) => site.limiter.clone(),
+            (Some(limit), _) => Some(Arc::new(Limiter::new(limit))),
+            (None, _) => None,
+        };
+        Ok(Self {
+            anonymize,
+            keys: lasting.keys.clone(),
+            strip,
+            listeners,
+            limits: config.limits.clone(),
+            deadlines: config.deadlines.clone(),
+            has_deny: !config.deny.is_empty(),
+            has_allow: !config.allow.is_empty(),
+            limiter,
+            bans: lasting.bans.clone().filter(|_| config.bans.enabled),
+            log: access_log(config, &policy, lasting)?,
+            policy,
+            resolver,
+            routes,
+            upstreams,
+            is_stale: AtomicBool::new(false),
+        })
+    }
+
+    /// Who takes a request; nothing if no route fits.
+    pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Upstream> {
+        let fits = |route: &&Route| {
+            route.host.as_deref().is_none_or(|name| is_host(host, name)) && is_below(path, &route.path)
+        };
+        self.routes.iter().find(fits).map(|route| &*route.upstream)
+    }
+
+    pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
+    }
+
+    /// Whether a peer's word about a request is taken.
+    pub(crate) fn believes(&self, peer: Peer) -> bool {
+        self.resolver.is_believed(peer)
+    }
+
+    /// Whether a header is one of those that say who the client is.
+    pub(crate) fn writes(&self, name: &HeaderName) -> bool {
+        self.policy.views().any(|view| view.header_name() == Some(name))
+    }
+
+    /// Whether another one is in place.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.is_stale.load(Relaxed)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.is_stale.store(true, Relaxed);
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Site>>> = const { RefCell::new(None) };
+}
+
+/// The one in place on this thread.
+pub(crate) fn current() -> Arc<Site> {
+    CURRENT.with_borrow(|site| site.clone().expect("a thread has a site before it has a connection"))
+}
+
+pub(crate) fn set_current(site: Arc<Site>) {
+    CURRENT.set(Some(site));
+}
+
+fn is_host(host: &str, name: &str) -> bool {
+    match name.strip_prefix('*') {
+        Some(suffix) => {
+            host.len() > suffix.len()
+                && host.as_bytes()[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+        }
+        None => host.eq_ignore_ascii_case(name),
+    }
+}
+
+/// `/api` is above `/api` and `/api/x`, not above `/apian`.
+fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+        // A request without a path, such as OPTIONS *.
+        || prefix == "/"
+}
+
+fn trusted(entries: &[String]) -> anyhow::Result<TrustedProxies> {
+    let is_unix = |entry: &&String| entry.as_str() == "unix";
+    let trusted = TrustedProxies::parse(entries.iter().filter(|entry| !is_unix(entry)))?;
+    Ok(if entries.iter().any(|entry| is_unix(&entry)) { trusted.and_unix_sockets() } else { trusted })
+}
+
+fn resolver(client: &config::Client, trusted: &TrustedProxies) -> Resolver {
+    let Some(config::Text(config::Header(name))) = &client.source else {
+        return Resolver::direct();
+    };
+    let source = Source::header(name.clone());
+    match client.hops {
+        Some(hops) => Resolver::hops(hops, source).only_from(trusted.clone()),
+        None => Resolver::behind(trusted.clone(), source),
+    }
+}
+
+fn policy(config: &Config) -> anyhow::Result<Policy> {
+    let privacy = &config.privacy;
+    let scope = |kind| match kind {
+        ScopeKind::Unscoped => Scope::unscoped(),
+        ScopeKind::Host => Scope::per_host(privacy.hosts.clone()),
+        ScopeKind::Session => {
+            let mut cookies = privacy.cookies.iter();
+            let mut session = match cookies.next() {
+                Some(first) => cookies.fold(Session::cookie(first), |session, cookie| session.or_cookie(cookie)),
+                None => Session::authorization(),
+            };
+            if privacy.authorization {
+                session = session.or_authorization();
+            }
+            if privacy.anonymous_per_host {
+                session = session.anonymous_per_host(privacy.hosts.clone());
+            }
+            Scope::per_session(session)
+        }
+    };
+    let mut views = Vec::new();
+    for (name, settings) in &config.view {
+        let mut view = match settings.shape {
+            ViewShape::Address => View::address(name),
+            ViewShape::Ipv4 => View::address_v4(name),
+            ViewShape::Token => View::token(name),
+            ViewShape::Network => View::network(name),
+        };
+        if let Some(config::Text(config::Header(header))) = &settings.header {
+            view = view.header(header.clone());
+        }
+        if let Some(kind) = settings.scope {
+            view = view.scope(scope(kind));
+        }
+        if let Some(window) = settings.window {
+            view = view.window(window);
+        }
+        if let Some((v4, v6)) = settings.keep {
+            view = view.keep(v4, v6);
+        }
+        views.push(view);
+    }
+    if !config.deny.is_empty() {
+        views.push(View::member(DENY, list(&config.deny).context("deny")?));
+    }
+    if !config.allow.is_empty() {
+        views.push(View::member(ALLOW, list(&config.allow).context("allow")?));
+    }
+    if config.rate_limit.is_some() {
+        views.push(View::limit(RATE));
+    }
+    if config.bans.enabled {
+        views.push(View::limit(BAN).window(config.keys.period));
+    }
+    if config.limits.connections_per_client > 0 {
+        views.push(View::limit(CONNECTIONS).window(config.keys.period));
+    }
+    let mut policy = Policy::new(scope(privacy.scope), views).context("view")?;
+    if let Some(range) = &privacy.range {
+        let range = range.parse().map_err(|_| anyhow!("expected an IPv6 network"))?;
+        policy = policy.range(PseudonymRange::new(range).context("privacy.range")?);
+    }
+    Ok(policy)
+}
+
+fn strip(privacy: &config::Privacy) -> anyhow::Result<Strip> {
+    let mut strip = Strip::new();
+    for (is_on, more) in [
+        (privacy.strip_countries, Strip::countries as fn(Strip) -> Strip),
+        (privacy.strip_certificates, Strip::certificates),
+        (privacy.strip_fingerprints, Strip::fingerprints),
+        (privacy.strip_join_keys, Strip::join_keys),
+    ] {
+        if is_on {
+            strip = more(strip);
+        }
+    }
+    for glob in &privacy.strip {
+        strip = strip.also(glob).context("privacy.strip")?;
+    }
+    for config::Text(config::Header(name)) in &privacy.keep {
+        strip = strip.keep(name).context("privacy.keep")?;
+    }
+    Ok(strip)
+}
+
+/// The networks of a list: comments begin with `#`.
+fn list(lists: &Lists) -> anyhow::Result<TrustedProxies> {
+    let mut networks = lists.networks.clone();
+    for file in &lists.files {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        for (number, line) in text.lines().enumerate() {
+            let network = line.split('#').next().unwrap_or_default().trim();
+            if !network.is_empty() {
+                TrustedProxies::parse([network]).with_context(|| format!("{}:{}", file.display(), number + 1))?;
+                networks.push(network.to_owned());
+            }
+        }
+    }
+    Ok(TrustedProxies::parse(networks)?)
+}
+
+fn access_log(config: &Config, policy: &Policy, lasting: &Lasting<'_>) -> anyhow::Result<Option<AccessLog>> {
+    if !config.access_log.is_on() {
+        return Ok(None);
+    }
+    let (to, format) = (&config.access_log.to, config.access_log.format);
+    let scrubber = || Scrubber::new(policy, LOG, lasting.keys.clone()).context("view.log");
+    let before = lasting.before.and_then(|(_, site)| site.log.as_ref());
+    if let Some(log) =
+        before.map(|log| Ok::<_, anyhow::Error>(log.again(to, format, scrubber()?))).transpose()?.flatten()
+    {
+        return Ok(Some(log));
+    }
+    let path: PathBuf = to.clone();
+    AccessLog::start(&path, format, scrubber()?).context("access_log.to").map(Some)
+}

@@ -1,0 +1,558 @@
+//! The servers behind: which one takes a request, and the connections to them.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{
+    Request, Response, StatusCode, Uri, Version,
+    header::HOST,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body_util::Empty;
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    body::{BodyError, Deadline, RequestBody},
+    watch::{Due, Watch},
+    worker,
+};
+use crate::config::{self, Server, ServerAt};
+
+/// Any connection to a server.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+type Io = TokioIo<Link>;
+
+/// A connection to a server, which has no need of dynamic dispatch for what is most frequent.
+pub(crate) enum Link {
+    Tcp(TcpStream),
+    Other(Box<dyn Stream>),
+}
+
+/// Some servers that do the same.
+pub(crate) struct Upstream {
+    pub(crate) settings: config::Upstream,
+    servers: Vec<Arc<Endpoint>>,
+    turn: AtomicUsize,
+}
+
+/// One server.
+pub(crate) struct Endpoint {
+    pub(crate) server: Server,
+    tls: Option<Tls>,
+    most_idle: usize,
+    is_healthy: AtomicBool,
+    // In seconds since the start: after a failure somebody else is asked for a while.
+    failed_until: AtomicU32,
+    pub(crate) outstanding: AtomicUsize,
+    // Connections of each thread, which no other one touches.
+    idle: Box<[Mutex<Vec<Idle>>]>,
+    h2: Box<[Mutex<Option<http2::SendRequest<RequestBody>>>]>,
+}
+
+/// How to be sure that it is that server.
+struct Tls {
+    any: TlsConnector,
+    h1: TlsConnector,
+    name: ServerName<'static>,
+}
+
+/// An HTTP/1 connection without a request.
+struct Idle {
+    link: Linked,
+    since: Instant,
+}
+
+/// An HTTP/1 connection. It has no task of its own: whoever waits for it drives it.
+struct Linked {
+    sender: http1::SendRequest<RequestBody>,
+    connection: Box<http1::Connection<Io, RequestBody>>,
+}
+
+/// A new connection, as it turned out.
+enum Connected {
+    H1(Linked),
+    H2(http2::SendRequest<RequestBody>),
+}
+
+impl Upstream {
+    pub(crate) fn new(settings: &config::Upstream, most_idle: usize, threads: usize) -> anyhow::Result<Self> {
+        let tls =
+            settings.servers.iter().any(|server| server.0.tls).then(|| super::tls::client(settings.ca.as_deref()));
+        let tls = tls.transpose()?;
+        let servers = settings.servers.iter().map(|config::Text(server)| {
+            let tls = match &tls {
+                Some((any, h1)) if server.tls => {
+                    let name = ServerName::try_from(server.host().to_owned())?;
+                    Some(Tls { any: any.clone(), h1: h1.clone(), name })
+                }
+                _ => None,
+            };
+            Ok(Arc::new(Endpoint {
+                server: server.clone(),
+                tls,
+                most_idle: most_idle.div_ceil(threads),
+                is_healthy: AtomicBool::new(true),
+                failed_until: AtomicU32::new(0),
+                outstanding: AtomicUsize::new(0),
+                idle: (0..threads).map(|_| Mutex::default()).collect(),
+                h2: (0..threads).map(|_| Mutex::default()).collect(),
+            }))
+        });
+        let servers = servers.collect::<anyhow::Result<_>>()?;
+        Ok(Self { settings: settings.clone(), servers, turn: AtomicUsize::new(0) })
+    }
+
+    /// Whether these settings ask for the same.
+    pub(crate) fn is_like(&self, settings: &config::Upstream) -> bool {
+        // A file may have other certificates now.
+        self.settings == *settings && settings.ca.is_none()
+    }
+
+    pub(crate) fn servers(&self) -> &[Arc<Endpoint>] {
+        &self.servers
+    }
+
+    /// Who takes the next request: the one with less to do of two that are well. Not `but`, if there is another.
+    pub(crate) fn choose(&self, but: Option<&Arc<Endpoint>>) -> &Arc<Endpoint> {
+        if let [only] = &*self.servers {
+            return only;
+        }
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let from =
+            |start: usize| (0..self.servers.len()).map(move |step| &self.servers[(start + step) % self.servers.len()]);
+        let is_other = |server: &&Arc<Endpoint>| but.is_none_or(|but| !Arc::ptr_eq(but, server));
+        let mut well = from(turn).filter(is_other).filter(|server| server.is_well());
+        let fallback = || from(turn).find(is_other).unwrap_or(&self.servers[0]);
+        match (well.next(), well.next()) {
+            (Some(one), Some(other)) if other.outstanding.load(Relaxed) < one.outstanding.load(Relaxed) => other,
+            (Some(one), _) => one,
+            // When all are ill, any may have recovered.
+            (None, _) => fallback(),
+        }
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn is_well(&self) -> bool {
+        self.is_healthy.load(Relaxed) && self.failed_until.load(Relaxed) <= worker::seconds()
+    }
+
+    /// What a health check found.
+    pub(crate) fn set_healthy(&self, is_healthy: bool) -> bool {
+        if is_healthy {
+            self.failed_until.store(0, Relaxed);
+        }
+        self.is_healthy.swap(is_healthy, Relaxed) != is_healthy
+    }
+
+    fn failed(&self) {
+        self.failed_until.store(worker::seconds() + SHUNNED, Relaxed);
+    }
+
+    /// Sends a request, and gives the head of the response. What was not sent comes back.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        mut request: Request<RequestBody>,
+        mut deadline: Deadline,
+    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
+        let h2 = self.h2_here().lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sender) = h2.filter(|sender| !sender.is_closed()) {
+            return self.send_h2(sender, request, deadline).await;
+        }
+        // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
+        while let Some(link) = self.take() {
+            match link.send(request, deadline, self).await {
+                Err((Failed::Unsent(given_back), Some(back))) => (request, deadline) = (back, given_back),
+                other => return other,
+            }
+        }
+        let connected = match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, self.connect()).await {
+            Ok(Ok(connected)) => connected,
+            failed => {
+                self.failed();
+                return Err((if failed.is_err() { Failed::ConnectLate } else { Failed::Connect }, Some(request)));
+            }
+        };
+        match connected {
+            Connected::H1(link) => link.send(request, deadline, self).await,
+            Connected::H2(sender) => {
+                *self.h2_here().lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+                self.send_h2(sender, request, deadline).await
+            }
+        }
+    }
+
+    /// Sends a request that asks for another protocol, on a connection of its own.
+    pub(crate) async fn send_upgrade(
+        self: &Arc<Self>,
+        mut request: Request<RequestBody>,
+        deadline: Deadline,
+    ) -> Result<Response<Incoming>, Failed> {
+        for_h1(&mut request);
+        let link = match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, self.link(true)).await {
+            Ok(Ok((link, _))) => link,
+            Ok(Err(_)) => return Err(Failed::Connect),
+            Err(()) => return Err(Failed::ConnectLate),
+        };
+        let (mut sender, connection) =
+            http1::Builder::new().handshake(TokioIo::new(link)).await.map_err(|_| Failed::Connect)?;
+        tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        match in_time(&deadline, Due::Phase, deadline.site.deadlines.first_byte, sender.send_request(request)).await {
+            Ok(response) => response.map_err(|_| Failed::Response),
+            Err(()) => Err(Failed::Late),
+        }
+    }
+
+    async fn send_h2(
+        self: &Arc<Self>,
+        mut sender: http2::SendRequest<RequestBody>,
+        mut request: Request<RequestBody>,
+        deadline: Deadline,
+    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
+        for_h2(&mut request, self.tls.is_some());
+        let sent = sender.try_send_request(request);
+        match in_time(&deadline, Due::Phase, deadline.site.deadlines.first_byte, sent).await {
+            Ok(Ok(response)) => Ok(Answer::H2(response, deadline)),
+            Ok(Err(mut error)) => {
+                *self.h2_here().lock().unwrap_or_else(PoisonError::into_inner) = None;
+                let back = error.take_message();
+                Err((Failed::of(error.error()), back))
+            }
+            Err(()) => Err((Failed::Late, None)),
+        }
+    }
+
+    /// Asks on a connection of its own, for whoever is no client.
+    pub(crate) async fn ask(&self, request: Request<Empty<Bytes>>) -> anyhow::Result<StatusCode> {
+        let (link, is_h2) = self.link(!self.server.h2c).await?;
+        let io = TokioIo::new(link);
+        if is_h2 {
+            let (mut parts, body) = request.into_parts();
+            let mut uri = parts.uri.into_parts();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = parts.headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+            parts.uri = Uri::from_parts(uri)?;
+            let (mut sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
+            let task = tokio::spawn(connection);
+            let response = sender.send_request(Request::from_parts(parts, body)).await;
+            task.abort();
+            return Ok(response?.status());
+        }
+        let (mut sender, connection) = http1::Builder::new().handshake(io).await?;
+        let task = tokio::spawn(connection);
+        let response = sender.send_request(request).await;
+        task.abort();
+        Ok(response?.status())
+    }
+
+    /// Connects, and agrees on a protocol.
+    async fn connect(&self) -> io::Result<Connected> {
+        let (link, is_h2) = self.link(false).await?;
+        let io = TokioIo::new(link);
+        if is_h2 {
+            let (sender, connection) =
+                http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(io::Error::other)?;
+            tokio::spawn(connection);
+            return Ok(Connected::H2(sender));
+        }
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(MOST_BUFFERED).handshake(io).await.map_err(io::Error::other)?;
+        Ok(Connected::H1(Linked { sender, connection: Box::new(connection) }))
+    }
+
+    /// A connection, and whether it speaks HTTP/2.
+    async fn link(&self, only_h1: bool) -> io::Result<(Link, bool)> {
+        let stream = match &self.server.at {
+            ServerAt::Unix(path) => return Ok((Link::Other(Box::new(UnixStream::connect(path).await?)), false)),
+            ServerAt::Tcp(_, port) => self.connect_tcp(*port).await?,
+        };
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else {
+            return Ok((Link::Tcp(stream), self.server.h2c && !only_h1));
+        };
+        let connector = if only_h1 { &tls.h1 } else { &tls.any };
+        let stream = connector.connect(tls.name.clone(), stream).await?;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok((Link::Other(Box::new(stream)), is_h2))
+    }
+
+    async fn connect_tcp(&self, port: u16) -> io::Result<TcpStream> {
+        let mut last = io::ErrorKind::NotFound.into();
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((self.server.host(), port)).await?.collect();
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn take(&self) -> Option<Linked> {
+        let mut idle = self.idle_here().lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let link = idle.pop()?.link;
+            if link.sender.is_ready() {
+                return Some(link);
+            }
+        }
+    }
+
+    fn give_back(&self, link: Linked) {
+        let mut idle = self.idle_here().lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < self.most_idle {
+            idle.push(Idle { link, since: Instant::now() });
+        }
+    }
+
+    /// Closes the connections of this thread that have had no request for that long, or that the server has closed.
+    pub(crate) fn tidy(&self, keep_alive: Duration) {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut idle = self.idle_here().lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain_mut(|idle| {
+            idle.since.elapsed() < keep_alive && Pin::new(&mut *idle.link.connection).poll(&mut context).is_pending()
+        });
+    }
+
+    fn idle_here(&self) -> &Mutex<Vec<Idle>> {
+        &self.idle[worker::index() % self.idle.len()]
+    }
+
+    fn h2_here(&self) -> &Mutex<Option<http2::SendRequest<RequestBody>>> {
+        &self.h2[worker::index() % self.h2.len()]
+    }
+}
+
+/// The head of a response, and what its body comes from.
+pub(crate) enum Answer {
+    H1(Response<Incoming>, Box<Exchange>),
+    H2(Response<Incoming>, Deadline),
+}
+
+/// Why there is no response.
+pub(crate) enum Failed {
+    Connect,
+    ConnectLate,
+    /// The connection was closed before anything was sent.
+    Unsent(Deadline),
+    Late,
+    /// The client did not send its body as it should.
+    Request(BodyError),
+    Response,
+}
+
+impl Failed {
+    fn of(error: &hyper::Error) -> Self {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<BodyError>());
+        cause.map_or(Self::Response, |&cause| Self::Request(cause))
+    }
+}
+
+impl Linked {
+    async fn send(
+        mut self,
+        mut request: Request<RequestBody>,
+        deadline: Deadline,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
+        for_h1(&mut request);
+        let mut response = std::pin::pin!(self.sender.try_send_request(request));
+        // Nothing but the connection brings the response, so only the connection has to wake anybody.
+        let silent = || Context::from_waker(Waker::noop());
+        let mut is_open = true;
+        let mut is_waiting = false;
+        let polled = poll_fn(|context| {
+            if is_open && Pin::new(&mut *self.connection).poll(context).is_ready() {
+                is_open = false;
+            }
+            if let Poll::Ready(result) = response.as_mut().poll(&mut silent()) {
+                return Poll::Ready(Some(result));
+            }
+            if !is_waiting {
+                is_waiting = true;
+                deadline.watch.wake_me(context);
+                deadline.watch.within(Due::Phase, deadline.site.deadlines.first_byte);
+            } else if deadline.watch.is_late(Due::Phase) {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await;
+        deadline.watch.done(Due::Phase);
+        match polled {
+            Some(Ok(response)) => {
+                let exchange = Exchange { link: Some(self), is_open, deadline, endpoint: Arc::clone(endpoint) };
+                Ok(Answer::H1(response, Box::new(exchange)))
+            }
+            Some(Err(mut error)) => match error.take_message() {
+                Some(request) => Err((Failed::Unsent(deadline), Some(request))),
+                None => Err((Failed::of(error.error()), None)),
+            },
+            None => Err((Failed::Late, None)),
+        }
+    }
+}
+
+/// A connection to a server, while it is answering.
+pub(crate) struct Exchange {
+    link: Option<Linked>,
+    is_open: bool,
+    deadline: Deadline,
+    endpoint: Arc<Endpoint>,
+}
+
+impl Exchange {
+    pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
+        if let Some(link) = &mut self.link
+            && self.is_open
+        {
+            self.is_open = Pin::new(&mut *link.connection).poll(context).is_pending();
+        }
+    }
+
+    pub(crate) fn deadline(&mut self) -> &mut Deadline {
+        &mut self.deadline
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Some(link) = self.link.take().filter(|_| self.is_open) else { return };
+        self.deadline.watch.done(Due::Phase);
+        // It is ready for another request if all of the last one, and of its answer, has passed.
+        if link.sender.is_ready() {
+            self.endpoint.give_back(link);
+        }
+    }
+}
+
+/// The target as HTTP/1.1 has it: the authority is in `Host`.
+fn for_h1(request: &mut Request<RequestBody>) {
+    *request.version_mut() = Version::HTTP_11;
+    if request.uri().authority().is_some() || request.uri().path().is_empty() {
+        let path = request.uri().path_and_query().filter(|path| !path.path().is_empty()).cloned();
+        *request.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
+    }
+}
+
+/// The target as HTTP/2 has it: the authority is beside the path.
+fn for_h2(request: &mut Request<RequestBody>, is_secure: bool) {
+    *request.version_mut() = Version::HTTP_2;
+    let authority = request.headers_mut().remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
+    uri.scheme = Some(if is_secure { Scheme::HTTPS } else { Scheme::HTTP });
+    if authority.is_some() {
+        uri.authority = authority;
+    }
+    uri.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    // What has no authority is refused by whoever sends it.
+    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+}
+
+/// What `future` gives, unless that takes too long.
+async fn in_time<T>(deadline: &Deadline, due: Due, time: Duration, future: impl Future<Output = T>) -> Result<T, ()> {
+    let mut future = std::pin::pin!(future);
+    let watch: &Watch = &deadline.watch;
+    let mut is_waiting = false;
+    let result = poll_fn(|context| {
+        if let Poll::Ready(done) = future.as_mut().poll(context) {
+            return Poll::Ready(Ok(done));
+        }
+        if !is_waiting {
+            is_waiting = true;
+            watch.wake_me(context);
+            watch.within(due, time);
+        } else if watch.is_late(due) {
+            return Poll::Ready(Err(()));
+        }
+        Poll::Pending
+    })
+    .await;
+    watch.done(due);
+    result
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Other(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Other(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Other(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Other(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Other(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Other(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// Seconds for which a server that refused a connection is not asked, if there are others.
+const SHUNNED: u32 = 10;
+
+/// As for requests: large bodies pass in large pieces.
+const MOST_BUFFERED: usize = 256 * 1024;

@@ -1,0 +1,311 @@
+//! The threads that serve. Each has connections of its own, to both sides, and waits for no other.
+
+use std::{
+    cell::Cell,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use ipveil::{LimitKey, Peer, Resolver};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime,
+    sync::mpsc,
+    task::JoinSet,
+};
+
+use super::{
+    access_log, connection,
+    listen::Listening,
+    metrics::{Counters, Ended},
+    per_client::PerClient,
+    site::{self, CONNECTIONS, Site},
+    watch,
+};
+
+/// What a thread is told.
+pub(crate) enum Message {
+    /// Serve like that from here on, and listen there in place of where you listened, if that changes.
+    Serve(Arc<Site>, Option<Vec<Listening>>),
+    /// Take no more connections, and end when those that are there have ended, or at that time.
+    Drain(Instant),
+}
+
+/// All threads that serve.
+pub(crate) struct Workers {
+    threads: Vec<Worker>,
+    shared: Arc<Shared>,
+}
+
+struct Worker {
+    messages: mpsc::UnboundedSender<Message>,
+    counters: Arc<Counters>,
+}
+
+/// What threads have in common.
+struct Shared {
+    open: AtomicUsize,
+    per_client: PerClient,
+    reloads: AtomicU64,
+    reload_errors: AtomicU64,
+}
+
+thread_local! {
+    static INDEX: Cell<usize> = const { Cell::new(0) };
+    static SECONDS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Which of the threads this is.
+pub(crate) fn index() -> usize {
+    INDEX.get()
+}
+
+/// Since this thread started, now and then.
+pub(crate) fn seconds() -> u32 {
+    SECONDS.get()
+}
+
+impl Workers {
+    /// Starts threads, which serve `site`; and gives what to wait for when they were told to end.
+    pub(crate) fn start(count: usize, site: &Arc<Site>) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
+        let shared = Arc::new(Shared {
+            open: AtomicUsize::new(0),
+            per_client: PerClient::default(),
+            reloads: AtomicU64::new(0),
+            reload_errors: AtomicU64::new(0),
+        });
+        let (mut threads, mut handles) = (Vec::new(), Vec::new());
+        for index in 0..count {
+            let (messages, told) = mpsc::unbounded_channel();
+            let counters = Arc::new(Counters::default());
+            let work = Work { counters: Arc::clone(&counters), shared: Arc::clone(&shared), listening: JoinSet::new() };
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let site = Arc::clone(site);
+            let run = move || {
+                INDEX.set(index);
+                site::set_current(site);
+                runtime.block_on(work.run(told));
+                access_log::flush();
+            };
+            handles.push(thread::Builder::new().name(format!("proxy-{index}")).spawn(run)?);
+            threads.push(Worker { messages, counters });
+        }
+        Ok((Self { threads, shared }, handles))
+    }
+
+    /// Tells every thread the same.
+    pub(crate) fn tell(&self, mut message: impl FnMut() -> io::Result<Message>) -> io::Result<()> {
+        for worker in &self.threads {
+            // One that has ended needs to know nothing.
+            let _ = worker.messages.send(message()?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.threads.iter().map(|worker| &*worker.counters)
+    }
+
+    /// How many connections there are.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.open.load(Relaxed)
+    }
+
+    pub(crate) fn reloaded(&self, is_well: bool) {
+        let count = if is_well { &self.shared.reloads } else { &self.shared.reload_errors };
+        count.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn reloads(&self) -> u64 {
+        self.shared.reloads.load(Relaxed)
+    }
+
+    pub(crate) fn reload_errors(&self) -> u64 {
+        self.shared.reload_errors.load(Relaxed)
+    }
+}
+
+/// One thread's part.
+struct Work {
+    counters: Arc<Counters>,
+    shared: Arc<Shared>,
+    listening: JoinSet<()>,
+}
+
+impl Work {
+    async fn run(mut self, mut told: mpsc::UnboundedReceiver<Message>) {
+        tokio::spawn(watch::sweep(Instant::now()));
+        tokio::spawn(tidy(Instant::now()));
+        while let Some(message) = told.recv().await {
+            match message {
+                Message::Serve(site, sockets) => {
+                    site::set_current(site);
+                    if let Some(sockets) = sockets {
+                        self.listen(sockets);
+                    }
+                }
+                Message::Drain(end) => {
+                    self.listening.shutdown().await;
+                    drain(end).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self, sockets: Vec<Listening>) {
+        let before = std::mem::take(&mut self.listening);
+        for (listener, socket) in sockets.into_iter().enumerate() {
+            let accept = Accept { listener, counters: Arc::clone(&self.counters), shared: Arc::clone(&self.shared) };
+            // Without a runtime there would be no thread to be here.
+            let result = match socket {
+                Listening::Tcp(socket) => TcpListener::from_std(socket).map(|socket| {
+                    self.listening.spawn(async move { accept.tcp(socket).await });
+                }),
+                Listening::Unix(socket) => UnixListener::from_std(socket).map(|socket| {
+                    self.listening.spawn(async move { accept.unix(socket).await });
+                }),
+            };
+            if let Err(error) = result {
+                tracing::error!(kind = ?error.kind(), "a thread can't listen");
+            }
+        }
+        drop(before);
+    }
+}
+
+/// Lets connections end by themselves, and ends those that don't.
+async fn drain(end: Instant) {
+    let mut is_late = false;
+    while watch::count() > 0 {
+        // Again and again, since a connection may just have begun.
+        watch::drain();
+        if Instant::now() >= end {
+            if is_late {
+                return;
+            }
+            is_late = true;
+            watch::close();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What has to be done now and then.
+async fn tidy(started: Instant) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        SECONDS.set(u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX - 60));
+        access_log::flush();
+        let site = site::current();
+        for server in site.upstreams().iter().flat_map(|upstream| upstream.servers()) {
+            server.tidy(site.deadlines.upstream_keep_alive);
+        }
+    }
+}
+
+/// Takes connections from one socket.
+struct Accept {
+    listener: usize,
+    counters: Arc<Counters>,
+    shared: Arc<Shared>,
+}
+
+impl Accept {
+    async fn tcp(self, socket: TcpListener) {
+        loop {
+            self.wait_for_room().await;
+            match socket.accept().await {
+                Ok((stream, address)) => {
+                    // What is written is complete, so there is nothing to wait for.
+                    let _ = stream.set_nodelay(true);
+                    self.serve(stream, address.into());
+                }
+                Err(error) => self.failed(&error).await,
+            }
+        }
+    }
+
+    async fn unix(self, socket: UnixListener) {
+        loop {
+            self.wait_for_room().await;
+            match socket.accept().await {
+                Ok((stream, _)) => self.serve(stream, Peer::unix()),
+                Err(error) => self.failed(&error).await,
+            }
+        }
+    }
+
+    fn serve<S>(&self, stream: S, peer: Peer)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let site = site::current();
+        self.counters.accepted_one();
+        let Some(place) = Place::take(&self.shared, &site, self.listener, peer) else {
+            return self.counters.ended(Ended::TooMany);
+        };
+        let serve = connection::serve(stream, peer, self.listener, site, Arc::clone(&self.counters));
+        tokio::spawn(async move {
+            serve.await;
+            drop(place);
+        });
+    }
+
+    /// Connections that nobody has room for wait where they cost nothing.
+    async fn wait_for_room(&self) {
+        while self.shared.open.load(Relaxed) >= site::current().limits.connections {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn failed(&self, error: &io::Error) {
+        self.counters.accept_failed();
+        // A connection that has ended already says nothing about the next one; no room for descriptors does.
+        if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            tracing::warn!(kind = ?error.kind(), "a connection can't be accepted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A connection's place among all, and among those of its client.
+struct Place {
+    shared: Arc<Shared>,
+    client: Option<LimitKey>,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, site: &Site, listener: usize, peer: Peer) -> Option<Self> {
+        let most = site.limits.connections_per_client;
+        let mut client = None;
+        // A trusted proxy's connections are those of many.
+        if most > 0 && !site.believes(peer) && site.listeners[listener].proxy_protocol.is_none() {
+            let address = Resolver::direct().resolve(peer, &http::HeaderMap::new());
+            client = address.ok().map(|address| site.policy.client(&address, &site.keys).limit_key(CONNECTIONS));
+            if let Some(client) = client
+                && !shared.per_client.enter(client, most)
+            {
+                return None;
+            }
+        }
+        shared.open.fetch_add(1, Relaxed);
+        Some(Self { shared: Arc::clone(shared), client })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Relaxed);
+        if let Some(client) = self.client {
+            self.shared.per_client.leave(client);
+        }
+    }
+}
