@@ -36,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) access_log: AccessLog,
     pub(crate) log: Log,
     pub(crate) admin: Admin,
+    pub(crate) geo: Option<Geo>,
     pub(crate) deny: Lists,
     pub(crate) allow: Lists,
     pub(crate) rate_limit: Option<RateLimit>,
@@ -137,6 +138,7 @@ pub(crate) enum ViewShape {
     Ipv4,
     Token,
     Network,
+    Country,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -216,6 +218,13 @@ pub(crate) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Admin {
     pub(crate) listen: Vec<Text<Address>>,
+}
+
+/// Where countries are looked up.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Geo {
+    pub(crate) database: PathBuf,
 }
 
 /// CIDRs, here and in files of one for each line.
@@ -339,6 +348,7 @@ impl Config {
         for upstream in self.upstream.values_mut() {
             upstream.ca.as_mut().map(&mut each);
         }
+        self.geo.as_mut().map(|geo| each(&mut geo.database));
         self.deny.files.iter_mut().for_each(&mut each);
         self.allow.files.iter_mut().for_each(&mut each);
     }
@@ -382,13 +392,21 @@ impl Config {
             );
         }
         if let Some(log) = self.view.get("log")
-            && log.shape == ViewShape::Network
+            && matches!(log.shape, ViewShape::Network | ViewShape::Country)
             && self.bans.enabled
         {
             return wrong(
                 &["view", "log", "shape"],
-                "a network can't be banned (expected token, or bans.enabled = false)",
+                "nobody can be banned by that (expected token, or bans.enabled = false)",
             );
+        }
+        for (name, view) in &self.view {
+            if view.shape == ViewShape::Country && self.geo.is_none() {
+                return wrong(
+                    &["view", name, "shape"],
+                    "there is nothing to look countries up in (expected geo.database)",
+                );
+            }
         }
         if self.upstream.is_empty() {
             return wrong(&["upstream"], "there is none (expected [upstream.NAME] with servers)");
@@ -483,6 +501,7 @@ impl Default for Config {
             access_log: AccessLog::default(),
             log: Log::default(),
             admin: Admin::default(),
+            geo: None,
             deny: Lists::default(),
             allow: Lists::default(),
             rate_limit: None,

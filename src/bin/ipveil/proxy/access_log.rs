@@ -21,7 +21,7 @@ use std::{
 use anyhow::Context as _;
 use http::{HeaderValue, Version};
 use ipnet::IpNet;
-use ipveil::{Client, Pseudonym, Scrubber};
+use ipveil::{Client, Pseudonym, Scrubber, geo::Country};
 
 use super::record::Line;
 use crate::config::LogFormat;
@@ -55,11 +55,17 @@ enum Message {
 pub(crate) enum Who {
     Pseudonym(Pseudonym),
     Network(IpNet),
+    Country(Country),
 }
 
 impl Who {
     pub(crate) fn of(client: &Client, view: &str) -> Self {
-        client.network(view).map_or_else(|| Self::Pseudonym(client.pseudonym(view)), Self::Network)
+        let pseudonym = client.pseudonym(view);
+        if !pseudonym.is_withheld() {
+            return Self::Pseudonym(pseudonym);
+        }
+        let network = client.network(view).map(Self::Network);
+        network.or_else(|| client.country(view).map(Self::Country)).unwrap_or(Self::Pseudonym(pseudonym))
     }
 }
 
@@ -305,6 +311,7 @@ fn push_who(lines: &mut Vec<u8>, who: Who) {
     let _ = match who {
         Who::Pseudonym(pseudonym) => write!(lines, "{pseudonym}"),
         Who::Network(network) => write!(lines, "{network}"),
+        Who::Country(country) => write!(lines, "{country}"),
     };
 }
 

@@ -3,6 +3,8 @@
 use std::{
     convert::Infallible,
     future::Future,
+    net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU8,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
@@ -19,11 +21,15 @@ use http::{
     uri::Authority,
 };
 use hyper::ext::Protocol;
+use ipveil::{
+    Client,
+    proxy_protocol::{self, Announcement},
+};
 
 use super::{
     body::{Deadline, RequestBody, ResponseBody},
     connection::Connection,
-    site::Site,
+    site::{APP, Site},
     tunnel,
     upstream::{Answer, Failed, Upstream},
 };
@@ -78,6 +84,7 @@ async fn forward(
         return Ok(tunnel::open(tunnel, response, link, &site));
     }
     let version = parts.version;
+    announce(&mut parts, upstream);
     let response = exchange(&site, upstream, parts, authority, body).await?;
     Ok(back(response, version))
 }
@@ -168,6 +175,20 @@ fn ours(parts: &mut Parts, authority: &Authority, is_secure: bool, is_believed: 
     }
 }
 
+/// Says who the client is at the start of a connection, for servers that expect that.
+fn announce(parts: &mut Parts, upstream: &Upstream) {
+    let version = match upstream.settings.proxy_protocol.map(NonZeroU8::get) {
+        Some(1) => proxy_protocol::Version::V1,
+        Some(_) => proxy_protocol::Version::V2,
+        None => return,
+    };
+    if let Some(client) = parts.extensions.get::<Client>() {
+        let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let announcement = Announcement::new(version, client, APP, nowhere);
+        parts.extensions.insert(announcement);
+    }
+}
+
 /// Asks one server, and another one if nothing was sent to the first.
 async fn exchange(
     site: &Arc<Site>,
@@ -210,6 +231,7 @@ async fn through(
     tunnel: &tunnel::Wanted,
 ) -> Result<(Response<hyper::body::Incoming>, Deadline), StatusCode> {
     let server = upstream.choose(None);
+    announce(&mut parts, upstream);
     tunnel.ask(&mut parts);
     address(&mut parts, upstream, server, authority)?;
     let deadline = Deadline::new(Arc::clone(&body.watch), Arc::clone(site));

@@ -14,6 +14,7 @@ use anyhow::{Context as _, anyhow};
 use http::HeaderName;
 use ipveil::{
     AnonymizeLayer, KeyRing, Peer, Policy, PseudonymRange, Resolver, Scrubber, TrustedProxies,
+    geo::Countries,
     headers::Strip,
     policy::{Scope, Session, View},
     proxy_protocol::Receiver,
@@ -29,6 +30,8 @@ use super::{
 };
 use crate::config::{self, Config, Lists, ProxyProtocol, ScopeKind, ViewShape};
 
+/// The view that servers see in a PROXY header.
+pub(crate) const APP: &str = "app";
 /// The view that the access log shows.
 pub(crate) const LOG: &str = "log";
 /// Views of our own, which no configuration can name.
@@ -247,6 +250,10 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
             Scope::per_session(session)
         }
     };
+    let countries = match &config.geo {
+        Some(geo) => Some(Countries::open(&geo.database).with_context(|| geo.database.display().to_string())?),
+        None => None,
+    };
     let mut views = Vec::new();
     for (name, settings) in &config.view {
         let mut view = match settings.shape {
@@ -254,6 +261,7 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
             ViewShape::Ipv4 => View::address_v4(name),
             ViewShape::Token => View::token(name),
             ViewShape::Network => View::network(name),
+            ViewShape::Country => View::country(name, countries.as_ref().context("geo.database")?),
         };
         if let Some(config::Text(config::Header(header))) = &settings.header {
             view = view.header(header.clone());

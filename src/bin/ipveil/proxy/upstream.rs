@@ -25,9 +25,10 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use ipveil::proxy_protocol::Announcement;
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsConnector;
@@ -178,18 +179,22 @@ impl Endpoint {
         mut request: Request<RequestBody>,
         mut deadline: Deadline,
     ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
+        if let Some(announcement) = request.extensions_mut().remove::<Announcement>() {
+            return self.send_announced(request, &announcement, deadline).await;
+        }
         let h2 = self.h2_here().lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(sender) = h2.filter(|sender| !sender.is_closed()) {
             return self.send_h2(sender, request, deadline).await;
         }
         // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
         while let Some(link) = self.take() {
-            match link.send(request, deadline, self).await {
+            match link.send(request, deadline, Some(self)).await {
                 Err((Failed::Unsent(given_back), Some(back))) => (request, deadline) = (back, given_back),
                 other => return other,
             }
         }
-        let connected = match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, self.connect()).await {
+        let connected = match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, self.connect(None)).await
+        {
             Ok(Ok(connected)) => connected,
             failed => {
                 self.failed();
@@ -197,10 +202,28 @@ impl Endpoint {
             }
         };
         match connected {
-            Connected::H1(link) => link.send(request, deadline, self).await,
+            Connected::H1(link) => link.send(request, deadline, Some(self)).await,
             Connected::H2(sender) => {
                 *self.h2_here().lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
                 self.send_h2(sender, request, deadline).await
+            }
+        }
+    }
+
+    /// Sends a request on a connection that is for its client only.
+    async fn send_announced(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        announcement: &Announcement,
+        deadline: Deadline,
+    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
+        let connect = self.connect(Some(announcement));
+        match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, connect).await {
+            Ok(Ok(Connected::H1(link))) => link.send(request, deadline, None).await,
+            Ok(Ok(Connected::H2(sender))) => self.send_h2(sender, request, deadline).await,
+            failed => {
+                self.failed();
+                Err((if failed.is_err() { Failed::ConnectLate } else { Failed::Connect }, Some(request)))
             }
         }
     }
@@ -212,7 +235,15 @@ impl Endpoint {
         deadline: Deadline,
     ) -> Result<Response<Incoming>, Failed> {
         for_h1(&mut request);
-        let link = match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, self.link(true)).await {
+        let announcement = request.extensions_mut().remove::<Announcement>();
+        let link = match in_time(
+            &deadline,
+            Due::Phase,
+            deadline.site.deadlines.connect,
+            self.link(true, announcement.as_ref()),
+        )
+        .await
+        {
             Ok(Ok((link, _))) => link,
             Ok(Err(_)) => return Err(Failed::Connect),
             Err(()) => return Err(Failed::ConnectLate),
@@ -249,7 +280,7 @@ impl Endpoint {
 
     /// Asks on a connection of its own, for whoever is no client.
     pub(crate) async fn ask(&self, request: Request<Empty<Bytes>>) -> anyhow::Result<StatusCode> {
-        let (link, is_h2) = self.link(!self.server.h2c).await?;
+        let (link, is_h2) = self.link(!self.server.h2c, None).await?;
         let io = TokioIo::new(link);
         if is_h2 {
             let (mut parts, body) = request.into_parts();
@@ -271,8 +302,8 @@ impl Endpoint {
     }
 
     /// Connects, and agrees on a protocol.
-    async fn connect(&self) -> io::Result<Connected> {
-        let (link, is_h2) = self.link(false).await?;
+    async fn connect(&self, announcement: Option<&Announcement>) -> io::Result<Connected> {
+        let (link, is_h2) = self.link(false, announcement).await?;
         let io = TokioIo::new(link);
         if is_h2 {
             let (sender, connection) =
@@ -286,12 +317,22 @@ impl Endpoint {
     }
 
     /// A connection, and whether it speaks HTTP/2.
-    async fn link(&self, only_h1: bool) -> io::Result<(Link, bool)> {
-        let stream = match &self.server.at {
-            ServerAt::Unix(path) => return Ok((Link::Other(Box::new(UnixStream::connect(path).await?)), false)),
+    async fn link(&self, only_h1: bool, announcement: Option<&Announcement>) -> io::Result<(Link, bool)> {
+        let mut stream = match &self.server.at {
+            ServerAt::Unix(path) => {
+                let mut stream = UnixStream::connect(path).await?;
+                if let Some(announcement) = announcement {
+                    stream.write_all(announcement.as_bytes()).await?;
+                }
+                return Ok((Link::Other(Box::new(stream)), false));
+            }
             ServerAt::Tcp(_, port) => self.connect_tcp(*port).await?,
         };
         stream.set_nodelay(true)?;
+        // Before anything else, TLS included.
+        if let Some(announcement) = announcement {
+            stream.write_all(announcement.as_bytes()).await?;
+        }
         let Some(tls) = &self.tls else {
             return Ok((Link::Tcp(stream), self.server.h2c && !only_h1));
         };
@@ -378,7 +419,8 @@ impl Linked {
         mut self,
         mut request: Request<RequestBody>,
         deadline: Deadline,
-        endpoint: &Arc<Endpoint>,
+        // To whom the connection goes back; nobody, if it is for one request only.
+        endpoint: Option<&Arc<Endpoint>>,
     ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
         for_h1(&mut request);
         let mut response = std::pin::pin!(self.sender.try_send_request(request));
@@ -406,7 +448,7 @@ impl Linked {
         deadline.watch.done(Due::Phase);
         match polled {
             Some(Ok(response)) => {
-                let exchange = Exchange { link: Some(self), is_open, deadline, endpoint: Arc::clone(endpoint) };
+                let exchange = Exchange { link: Some(self), is_open, deadline, endpoint: endpoint.cloned() };
                 Ok(Answer::H1(response, Box::new(exchange)))
             }
             Some(Err(mut error)) => match error.take_message() {
@@ -423,7 +465,7 @@ pub(crate) struct Exchange {
     link: Option<Linked>,
     is_open: bool,
     deadline: Deadline,
-    endpoint: Arc<Endpoint>,
+    endpoint: Option<Arc<Endpoint>>,
 }
 
 impl Exchange {
@@ -445,8 +487,10 @@ impl Drop for Exchange {
         let Some(link) = self.link.take().filter(|_| self.is_open) else { return };
         self.deadline.watch.done(Due::Phase);
         // It is ready for another request if all of the last one, and of its answer, has passed.
-        if link.sender.is_ready() {
-            self.endpoint.give_back(link);
+        if let Some(endpoint) = &self.endpoint
+            && link.sender.is_ready()
+        {
+            endpoint.give_back(link);
         }
     }
 }
