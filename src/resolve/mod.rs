@@ -238,6 +238,12 @@ impl<W: Watch> Walk<'_, W> {
         for line in lines.rev() {
             // No address has a comma in it, so a line that is one is one element: most lines are.
             let whole = forwarded::trim(line.as_bytes());
+            if whole.contains(&b',') {
+                if let client @ Some(_) = self.list(line)? {
+                    return Ok(client);
+                }
+                continue;
+            }
             let client = match Node::parse(whole) {
                 node @ Node::Address(_) => self.element(whole, node)?,
                 Node::Hidden | Node::Malformed => self.list(line)?,

@@ -1,17 +1,30 @@
 //! `ipveil`: what the library does, for people at a terminal.
 
 #[cfg(feature = "proxy")]
+mod admin;
+#[cfg(feature = "proxy")]
+mod bans;
+#[cfg(feature = "proxy")]
 mod config;
+#[cfg(feature = "proxy")]
+mod demo;
 mod explain;
+#[cfg(feature = "proxy")]
+mod init;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod scrub;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-/// IP-address anonymization: tools.
+// A request costs some twenty allocations, which take half of the time there that they take in the system's allocator.
+#[cfg(feature = "proxy")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// IP-address anonymization: an edge that no address passes, and what belongs to it.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -26,6 +39,23 @@ enum Command {
     Scrub(scrub::Arguments),
     #[cfg(feature = "proxy")]
     Proxy(proxy::Arguments),
+    #[cfg(feature = "proxy")]
+    Init(init::Arguments),
+    #[cfg(feature = "proxy")]
+    Demo(demo::Arguments),
+    #[cfg(feature = "proxy")]
+    Ban(bans::Ban),
+    #[cfg(feature = "proxy")]
+    Unban(bans::Unban),
+    #[cfg(feature = "proxy")]
+    Bans(bans::List),
+    /// Writes what a shell needs to complete commands.
+    Completions {
+        /// For which one.
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual page.
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -34,6 +64,21 @@ fn main() -> ExitCode {
         Command::Scrub(arguments) => scrub::run(&arguments),
         #[cfg(feature = "proxy")]
         Command::Proxy(arguments) => proxy::run(arguments),
+        #[cfg(feature = "proxy")]
+        Command::Init(arguments) => init::run(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "proxy")]
+        Command::Demo(arguments) => demo::run(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "proxy")]
+        Command::Ban(arguments) => bans::ban(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "proxy")]
+        Command::Unban(arguments) => bans::unban(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "proxy")]
+        Command::Bans(arguments) => bans::list(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "ipveil", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => man().map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,
@@ -47,6 +92,23 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// One page: each command has a part of it.
+fn man() -> anyhow::Result<()> {
+    let mut command = Arguments::command();
+    command.build();
+    let mut out = std::io::stdout().lock();
+    clap_mangen::Man::new(command.clone()).render(&mut out)?;
+    for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
+        let name = format!("ipveil {}", part.get_name());
+        writeln!(out, ".SH \"{}\"", name.to_uppercase())?;
+        let page = clap_mangen::Man::new(part.clone());
+        page.render_synopsis_section(&mut out)?;
+        page.render_description_section(&mut out)?;
+        page.render_options_section(&mut out)?;
+    }
+    Ok(())
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -23,7 +23,7 @@ pub(crate) use self::values::{Address, Header, Host, Server, ServerAt, Text};
 pub(crate) const TEMPLATE: &str = include_str!("template.toml");
 
 /// The file as it is written.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
     pub(crate) listener: Vec<Listener>,
@@ -348,7 +348,7 @@ impl Config {
         for upstream in self.upstream.values_mut() {
             upstream.ca.as_mut().map(&mut each);
         }
-        self.geo.as_mut().map(|geo| each(&mut geo.database));
+        self.geo.iter_mut().for_each(|geo| each(&mut geo.database));
         self.deny.files.iter_mut().for_each(&mut each);
         self.allow.files.iter_mut().for_each(&mut each);
     }
@@ -486,31 +486,6 @@ fn slash() -> String {
 
 fn five_seconds() -> Duration {
     Duration::from_secs(5)
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            listener: Vec::new(),
-            client: Client::default(),
-            privacy: Privacy::default(),
-            view: BTreeMap::new(),
-            keys: Keys::default(),
-            upstream: BTreeMap::new(),
-            route: Vec::new(),
-            access_log: AccessLog::default(),
-            log: Log::default(),
-            admin: Admin::default(),
-            geo: None,
-            deny: Lists::default(),
-            allow: Lists::default(),
-            rate_limit: None,
-            bans: Bans::default(),
-            limits: Limits::default(),
-            deadlines: Deadlines::default(),
-            threads: 0,
-        }
-    }
 }
 
 impl Default for Privacy {

@@ -1,11 +1,6 @@
 //! What stands in a configuration, and on the command line, as text: parsed at once, or refused with what was expected.
 
-use std::{
-    fmt,
-    net::{SocketAddr, ToSocketAddrs as _},
-    path::PathBuf,
-    str::FromStr,
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use http::{HeaderName, Uri, uri::Authority};
 use serde::{Deserialize, Deserializer, de};
@@ -109,14 +104,6 @@ impl Server {
         match &self.at {
             ServerAt::Tcp(authority, _) => authority.host().trim_start_matches('[').trim_end_matches(']'),
             ServerAt::Unix(_) => "localhost",
-        }
-    }
-
-    /// Where it is now. Asks the resolver of the system, so it may block.
-    pub(crate) fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
-        match &self.at {
-            ServerAt::Tcp(_, port) => Ok((self.host(), *port).to_socket_addrs()?.collect()),
-            ServerAt::Unix(_) => Ok(Vec::new()),
         }
     }
 }

@@ -334,7 +334,7 @@ fn push_escaped(lines: &mut Vec<u8>, text: &[u8]) {
     push_with(
         lines,
         text,
-        |byte| byte < 0x20 || byte >= 0x7f || matches!(byte, b'"' | b'\\'),
+        |byte| !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\'),
         |lines, byte| {
             let _ = write!(lines, "\\x{byte:02X}");
         },
@@ -345,7 +345,7 @@ fn push_json(lines: &mut Vec<u8>, text: &[u8]) {
     push_with(
         lines,
         text,
-        |byte| byte < 0x20 || byte >= 0x7f || matches!(byte, b'"' | b'\\'),
+        |byte| !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\'),
         |lines, byte| {
             let _ = write!(lines, "\\u{byte:04x}");
         },

@@ -15,9 +15,10 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ipveil::Scrubber;
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,7 +26,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{listen::Listening, metrics, site::Site, worker::Workers};
+use super::{
+    listen::Listening,
+    metrics,
+    site::{LOG, Site},
+    worker::Workers,
+};
 use crate::config::{self, Address};
 
 /// What is shown.
@@ -97,7 +103,7 @@ where
     let shown = Arc::clone(shown);
     let service = service_fn(move |request: Request<Incoming>| {
         let state = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        async move { Ok::<_, Infallible>(answer(&request, may_command, state).await) }
+        async move { Ok::<_, Infallible>(answer(request, may_command, state).await) }
     });
     tokio::spawn(async move {
         let mut builder = http1::Builder::new();
@@ -106,7 +112,7 @@ where
     });
 }
 
-async fn answer(request: &Request<Incoming>, may_command: bool, state: Option<State>) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, may_command: bool, state: Option<State>) -> Response<Full<Bytes>> {
     let Some(state) = state else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "starting\n");
     };
@@ -120,10 +126,11 @@ async fn answer(request: &Request<Incoming>, may_command: bool, state: Option<St
             response.headers_mut().insert(CONTENT_TYPE, format);
             response
         }
-        (_, "/bans" | "/keys/rotate" | "/keys") if !may_command => {
+        (_, "/bans" | "/keys/rotate" | "/keys" | "/scrub") if !may_command => {
             text(StatusCode::FORBIDDEN, "commands are taken on a Unix socket only\n")
         }
         (method, "/bans") => bans(method, request.uri().query().unwrap_or_default(), &state),
+        (&Method::POST, "/scrub") => scrub(request, &state).await,
         (&Method::GET, "/keys") => keys(&state),
         (&Method::POST, "/keys/rotate") => {
             let ring = state.site.keys.clone();
@@ -170,7 +177,7 @@ fn bans(method: &Method, query: &str, state: &State) -> Response<Full<Bytes>> {
             };
             // Nobody counts to the end of time.
             let time = Duration::from_secs(seconds).min(Duration::from_secs(366 * 24 * 60 * 60));
-            if bans.ban(name, time, state.site.keys.epoch()) {
+            if bans.ban(name, time) {
                 text(StatusCode::OK, "banned\n")
             } else {
                 text(
@@ -185,6 +192,20 @@ fn bans(method: &Method, query: &str, state: &State) -> Response<Full<Bytes>> {
             None => text(StatusCode::BAD_REQUEST, "expected name\n"),
         },
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "expected GET, POST or DELETE\n"),
+    }
+}
+
+/// A text as the access log would show it, for `ipveil scrub --running`.
+async fn scrub(request: Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    let Ok(scrubber) = Scrubber::new(&state.site.policy, LOG, state.site.keys.clone()) else {
+        return text(StatusCode::NOT_FOUND, "there is no view \"log\" that can stand in a text\n");
+    };
+    match Limited::new(request.into_body(), MOST_TEXT).collect().await {
+        Ok(body) => {
+            let body = body.to_bytes();
+            Response::new(Full::new(Bytes::copy_from_slice(&scrubber.scrub(&body))))
+        }
+        Err(_) => text(StatusCode::PAYLOAD_TOO_LARGE, "the text did not come whole, or is too long\n"),
     }
 }
 
@@ -206,3 +227,6 @@ fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response
 }
+
+/// Of a text to scrub at once. What is longer comes in pieces, except for a line that is.
+const MOST_TEXT: usize = 64 * 1024 * 1024;

@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use super::{
     site::Site,
     upstream::Exchange,
     watch::{Due, Watch},
+    worker,
 };
 
 /// What a client sends.
@@ -56,7 +57,8 @@ impl Body for RequestBody {
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+        // A connection to a server may be what polls, and wakes nobody.
+        let Poll::Ready(frame) = worker::woken(context, |context| Pin::new(body).poll_frame(context)) else {
             if !this.is_waiting {
                 this.is_waiting = true;
                 this.watch.within(Due::Progress, this.site.deadlines.client_idle);
@@ -152,10 +154,12 @@ impl Body for ResponseBody {
         let (polled, deadline) = match &mut *self {
             Self::Page(page) => return Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
             Self::H1(body, exchange) => {
-                let mut polled = Pin::new(&mut *body).poll_frame(context);
+                // Only the connection brings more, so only its socket has to wake anybody.
+                let mut silent = Context::from_waker(Waker::noop());
+                let mut polled = Pin::new(&mut *body).poll_frame(&mut silent);
                 if polled.is_pending() {
                     exchange.drive(context);
-                    polled = Pin::new(body).poll_frame(context);
+                    polled = Pin::new(body).poll_frame(&mut silent);
                 }
                 (polled, exchange.deadline())
             }

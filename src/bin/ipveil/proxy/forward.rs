@@ -17,10 +17,7 @@ use http::{
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
         TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
     },
-    request::Parts,
-    uri::Authority,
 };
-use hyper::ext::Protocol;
 use ipveil::{
     Client,
     proxy_protocol::{self, Announcement},
@@ -31,7 +28,7 @@ use super::{
     connection::Connection,
     site::{APP, Site},
     tunnel,
-    upstream::{Answer, Failed, Upstream},
+    upstream::{Answer, Endpoint, Exchange, Failed, Upstream},
 };
 
 /// The innermost service.
@@ -57,98 +54,147 @@ impl tower::Service<Request<RequestBody>> for Forward {
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let (site, connection) = (Arc::clone(&self.site), Arc::clone(&self.connection));
-        Box::pin(async move { Ok(forward(site, connection, request).await.unwrap_or_else(page)) })
+        let mut request = Some(request);
+        Box::pin(async move { Ok(forward(&site, &connection, &mut request).await.unwrap_or_else(page)) })
     }
 }
 
+// The request stays where it is until it is sent: it is large, and moving it costs more than looking at it.
 async fn forward(
-    site: Arc<Site>,
-    connection: Arc<Connection>,
-    request: Request<RequestBody>,
+    site: &Arc<Site>,
+    connection: &Connection,
+    pending: &mut Option<Request<RequestBody>>,
 ) -> Result<Response<ResponseBody>, StatusCode> {
-    let (mut parts, body) = request.into_parts();
-    let authority = target(&mut parts)?;
-    if body.is_too_long() {
+    let request = pending.as_mut().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
+    let version = request.version();
+    put_host(request)?;
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    let upstream = site.route(without_port(host), request.uri().path()).ok_or(StatusCode::NOT_FOUND)?;
+    if request.body().is_too_long() {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
-    let upstream = site.route(authority.host(), parts.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
-    let tunnel = tunnel::wanted(&mut parts)?;
-    if tunnel.is_none() && parts.method == Method::CONNECT {
+    let tunnel = tunnel::wanted(request)?;
+    if tunnel.is_none() && *request.method() == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
-    let is_believed = site.believes(connection.peer);
-    hop_by_hop(&mut parts.headers, |name| site.writes(name));
-    ours(&mut parts, &authority, connection.is_secure, is_believed);
+    hop_by_hop(request.headers_mut(), |name| site.writes(name));
+    ours(request.headers_mut(), version, connection.is_secure, site.believes(connection.peer));
+    announce(request, upstream);
     if let Some(tunnel) = tunnel {
-        let (response, link) = through(&site, upstream, parts, &authority, &body, &tunnel).await?;
-        return Ok(tunnel::open(tunnel, response, link, &site));
+        let (response, deadline) = through(site, upstream, pending, &tunnel).await?;
+        return Ok(tunnel::open(tunnel, response, deadline, site));
     }
-    let version = parts.version;
-    announce(&mut parts, upstream);
-    let response = exchange(&site, upstream, parts, authority, body).await?;
-    Ok(back(response, version))
+    let mut response = exchange(site, upstream, pending).await?;
+    hop_by_hop(response.headers_mut(), |_| false);
+    *response.version_mut() = version;
+    Ok(response)
 }
 
-/// Brings the target into one form: the path in the URI, and the authority beside it.
-fn target(parts: &mut Parts) -> Result<Authority, StatusCode> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
+/// Makes `Host` say for whom the request is, whichever way the client said it.
+fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
+    let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     // RFC 9112, 3.2: more than one, or none, is a bad request.
     if hosts.next().is_some() {
         return Err(StatusCode::BAD_REQUEST);
     }
-    let authority = match (parts.uri.authority(), host) {
+    let host = match (request.uri().authority(), host) {
         // RFC 9112, 3.2.2: what the target says counts.
-        (Some(authority), _) => authority.clone(),
-        (None, Some(host)) => Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes()))
-            .map_err(|_| StatusCode::BAD_REQUEST)?,
-        (None, None) if parts.version <= Version::HTTP_10 => Authority::from_static("localhost"),
+        (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| StatusCode::BAD_REQUEST)?,
+        (None, Some(host)) => {
+            let fits =
+                |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':' | b'_' | b'[' | b']');
+            return if host.as_bytes().iter().all(fits) { Ok(()) } else { Err(StatusCode::BAD_REQUEST) };
+        }
+        (None, None) if request.version() <= Version::HTTP_10 => HeaderValue::from_static("localhost"),
         (None, None) => return Err(StatusCode::BAD_REQUEST),
     };
-    if authority.as_str().contains('@') {
+    // Whoever has a password in there means something else.
+    if host.as_bytes().contains(&b'@') {
         return Err(StatusCode::BAD_REQUEST);
     }
-    Ok(authority)
+    request.headers_mut().insert(HOST, host);
+    Ok(())
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    let end = match host {
+        [b'[', ..] => host.iter().position(|&byte| byte == b']').map(|end| end + 1),
+        _ => host.iter().position(|&byte| byte == b':'),
+    };
+    &host[..end.unwrap_or(host.len())]
 }
 
 /// Removes what is between two ends of one connection only: RFC 9110, 7.6.1.
 ///
 /// What is `kept` can't be removed by naming it: a client could make its pseudonym disappear.
 fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
-    if let Some(connection) = headers.remove(CONNECTION) {
-        for name in connection.as_bytes().split(|&byte| byte == b',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii())
+    // One look at what is there, which is little, is cheaper than asking for each that could be.
+    let found = headers.keys().fold(0, |found, name| found | hop_by_hop_bit(name));
+    if found == 0 {
+        return;
+    }
+    for (place, name) in HOP_BY_HOP.iter().enumerate().filter(|(place, _)| found >> place & 1 == 1) {
+        match place {
+            CONNECTION_PLACE => remove_named(headers, &kept),
+            TE_PLACE => keep_trailers(headers),
+            // A length beside it is not the body's: RFC 9112, 6.1.
+            TRANSFER_ENCODING_PLACE => drop(headers.remove(CONTENT_LENGTH)),
+            _ => {}
+        }
+        if place != TE_PLACE {
+            headers.remove(name);
+        }
+    }
+}
+
+fn hop_by_hop_bit(name: &HeaderName) -> u16 {
+    let text = name.as_str();
+    // Most names are of another length than all of these.
+    if !matches!(text.len(), 2 | 6 | 7 | 10 | 16..=19) {
+        return 0;
+    }
+    HOP_BY_HOP.iter().position(|hop| hop == name).map_or(0, |place| 1 << place)
+}
+
+/// Removes the headers that `Connection` names.
+fn remove_named(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
+    let is_about_itself = |name: &[u8]| {
+        [&b"keep-alive"[..], b"close", b"upgrade", b"te"].iter().any(|option| name.eq_ignore_ascii_case(option))
+    };
+    let mut named = Vec::new();
+    for line in headers.get_all(CONNECTION) {
+        for name in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            if !is_about_itself(name)
+                && let Ok(name) = HeaderName::from_bytes(name)
                 && !NEEDED.contains(&name)
                 && !kept(&name)
             {
-                headers.remove(name);
+                named.push(name);
             }
         }
-        // Several lines are rare.
-        headers.remove(CONNECTION);
     }
-    // A length beside it is not the body's: RFC 9112, 6.1.
-    if headers.remove(TRANSFER_ENCODING).is_some() {
-        headers.remove(CONTENT_LENGTH);
+    for name in named {
+        headers.remove(name);
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(UPGRADE);
-    headers.remove(PROXY_AUTHENTICATE);
+}
+
+/// Of what a client takes, only trailers are for us to pass on.
+fn keep_trailers(headers: &mut HeaderMap) {
+    let takes_trailers = headers
+        .get_all(TE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    headers.remove(TE);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
 }
 
 /// What a proxy says of itself, and of what it hides.
-fn ours(parts: &mut Parts, authority: &Authority, is_secure: bool, is_believed: bool) {
-    let headers = &mut parts.headers;
-    // Each was answered here already, or is between client and us.
-    headers.remove(EXPECT);
-    headers.remove(PROXY_AUTHORIZATION);
-    if let Some(te) = headers.remove(TE)
-        && te.as_bytes().to_ascii_lowercase().split(|&byte| byte == b',').any(|part| part.trim_ascii() == b"trailers")
-    {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    let via = match parts.version {
+fn ours(headers: &mut HeaderMap, version: Version, is_secure: bool, is_believed: bool) {
+    let via = match version {
         Version::HTTP_2 => HeaderValue::from_static("2.0 ipveil"),
         Version::HTTP_10 => HeaderValue::from_static("1.0 ipveil"),
         _ => HeaderValue::from_static("1.1 ipveil"),
@@ -158,34 +204,24 @@ fn ours(parts: &mut Parts, authority: &Authority, is_secure: bool, is_believed: 
     if !is_believed || !headers.contains_key(&X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if is_secure { "https" } else { "http" }));
     }
-    if !is_believed || !headers.contains_key(&X_FORWARDED_HOST) {
-        let host = HeaderValue::from_str(authority.as_str()).ok();
-        match (host, headers.get(HOST)) {
-            (_, Some(host)) if host.as_bytes() == authority.as_str().as_bytes() => {
-                let host = host.clone();
-                headers.insert(X_FORWARDED_HOST, host);
-            }
-            (Some(host), _) => {
-                headers.insert(X_FORWARDED_HOST, host);
-            }
-            (None, _) => {
-                headers.remove(X_FORWARDED_HOST);
-            }
-        }
+    if (!is_believed || !headers.contains_key(&X_FORWARDED_HOST))
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(X_FORWARDED_HOST, host);
     }
 }
 
 /// Says who the client is at the start of a connection, for servers that expect that.
-fn announce(parts: &mut Parts, upstream: &Upstream) {
+fn announce(request: &mut Request<RequestBody>, upstream: &Upstream) {
     let version = match upstream.settings.proxy_protocol.map(NonZeroU8::get) {
         Some(1) => proxy_protocol::Version::V1,
         Some(_) => proxy_protocol::Version::V2,
         None => return,
     };
-    if let Some(client) = parts.extensions.get::<Client>() {
+    if let Some(client) = request.extensions().get::<Client>() {
         let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
         let announcement = Announcement::new(version, client, APP, nowhere);
-        parts.extensions.insert(announcement);
+        request.extensions_mut().insert(announcement);
     }
 }
 
@@ -193,99 +229,69 @@ fn announce(parts: &mut Parts, upstream: &Upstream) {
 async fn exchange(
     site: &Arc<Site>,
     upstream: &Upstream,
-    mut parts: Parts,
-    authority: Authority,
-    body: RequestBody,
-) -> Result<Answer, StatusCode> {
-    let watch = Arc::clone(&body.watch);
+    request: &mut Option<Request<RequestBody>>,
+) -> Result<Response<ResponseBody>, StatusCode> {
+    let Some(watch) = request.as_ref().map(|request| Arc::clone(&request.body().watch)) else {
+        return Err(StatusCode::INTERNAL_SERVER_ERROR);
+    };
+    let mut deadline = Deadline::new(watch, Arc::clone(site));
     let mut server = upstream.choose(None);
-    address(&mut parts, upstream, server, &authority)?;
-    let mut request = Request::from_parts(parts, body);
-    for attempt in 0.. {
-        let deadline = Deadline::new(Arc::clone(&watch), Arc::clone(site));
+    let mut attempts = 0;
+    loop {
+        if let Some(request) = request {
+            readdress(request, upstream, server);
+        }
         server.outstanding.fetch_add(1, Relaxed);
-        let sent = server.send(request, deadline).await;
+        let answer = server.send(request, &mut deadline).await;
         server.outstanding.fetch_sub(1, Relaxed);
-        let (failed, back) = match sent {
-            Ok(answer) => return Ok(answer),
-            Err(failed) => failed,
-        };
-        let Some(back) = back.filter(|_| attempt + 1 < ATTEMPTS) else {
-            return Err(status(&failed));
-        };
-        server = upstream.choose(Some(server));
-        let (mut parts, body) = back.into_parts();
-        address(&mut parts, upstream, server, &authority)?;
-        request = Request::from_parts(parts, body);
+        match answer {
+            Ok(Answer::H1(response, link, endpoint)) => {
+                let exchange = Exchange::new(link, deadline, endpoint);
+                return Ok(response.map(|body| ResponseBody::H1(body, Box::new(exchange))));
+            }
+            Ok(Answer::H2(response)) => return Ok(response.map(|body| ResponseBody::H2(body, deadline))),
+            Err(failed) => {
+                attempts += 1;
+                // Nothing of it was sent, if it is still there.
+                if request.is_none() || attempts == ATTEMPTS {
+                    return Err(status(failed));
+                }
+                server = upstream.choose(Some(server));
+            }
+        }
     }
-    Err(StatusCode::BAD_GATEWAY)
 }
 
 /// Asks a server to change the protocol.
 async fn through(
     site: &Arc<Site>,
     upstream: &Upstream,
-    mut parts: Parts,
-    authority: &Authority,
-    body: &RequestBody,
+    pending: &mut Option<Request<RequestBody>>,
     tunnel: &tunnel::Wanted,
 ) -> Result<(Response<hyper::body::Incoming>, Deadline), StatusCode> {
     let server = upstream.choose(None);
-    announce(&mut parts, upstream);
-    tunnel.ask(&mut parts);
-    address(&mut parts, upstream, server, authority)?;
-    let deadline = Deadline::new(Arc::clone(&body.watch), Arc::clone(site));
-    let request = Request::from_parts(parts, body.none());
-    let response = server.send_upgrade(request, deadline).await.map_err(|failed| status(&failed))?;
-    Ok((response, Deadline::new(Arc::clone(&body.watch), Arc::clone(site))))
+    let mut request = pending.take().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
+    tunnel.ask(&mut request);
+    readdress(&mut request, upstream, server);
+    let deadline = Deadline::new(Arc::clone(&request.body().watch), Arc::clone(site));
+    let request = request.map(|body| body.none());
+    let response = server.send_upgrade(request, &deadline).await.map_err(status)?;
+    Ok((response, deadline))
 }
 
-/// Writes down for whom a request is: as a server of either protocol reads it.
-fn address(
-    parts: &mut Parts,
-    upstream: &Upstream,
-    server: &super::upstream::Endpoint,
-    authority: &Authority,
-) -> Result<(), StatusCode> {
-    let host = if upstream.settings.preserve_host {
-        HeaderValue::from_str(authority.as_str())
-    } else {
-        HeaderValue::from_str(&server.server.to_string())
-    };
-    if parts
-        .headers
-        .get(HOST)
-        .is_none_or(|host| !upstream.settings.preserve_host || host.as_bytes() != authority.as_str().as_bytes())
+/// Names the server itself in `Host`, if it wants that.
+fn readdress(request: &mut Request<RequestBody>, upstream: &Upstream, server: &Endpoint) {
+    if !upstream.settings.preserve_host
+        && let Ok(host) = HeaderValue::from_str(&server.server.to_string())
     {
-        parts.headers.insert(HOST, host.map_err(|_| StatusCode::BAD_REQUEST)?);
+        request.headers_mut().insert(HOST, host);
     }
-    Ok(())
 }
 
-/// The answer, as the client's connection takes it.
-fn back(answer: Answer, version: Version) -> Response<ResponseBody> {
-    let mut response = match answer {
-        Answer::H1(response, exchange) => {
-            let (parts, body) = response.into_parts();
-            Response::from_parts(parts, ResponseBody::H1(body, exchange))
-        }
-        Answer::H2(response, deadline) => {
-            let (parts, body) = response.into_parts();
-            Response::from_parts(parts, ResponseBody::H2(body, deadline))
-        }
-    };
-    hop_by_hop(response.headers_mut(), |_| false);
-    if version == Version::HTTP_2 {
-        response.headers_mut().remove(TRAILER);
-    }
-    *response.version_mut() = version;
-    response
-}
-
-fn status(failed: &Failed) -> StatusCode {
+fn status(failed: Failed) -> StatusCode {
     use super::body::BodyError;
     match failed {
-        Failed::Connect | Failed::Unsent(_) | Failed::Response => StatusCode::BAD_GATEWAY,
+        Failed::Connect | Failed::Unsent | Failed::Response => StatusCode::BAD_GATEWAY,
         Failed::ConnectLate | Failed::Late => StatusCode::GATEWAY_TIMEOUT,
         Failed::Request(BodyError::Late) => StatusCode::REQUEST_TIMEOUT,
         Failed::Request(BodyError::TooLong) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -305,8 +311,22 @@ pub(crate) fn page(status: StatusCode) -> Response<ResponseBody> {
 /// How many servers are asked.
 const ATTEMPTS: u32 = 3;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// What is between two ends of one connection, and what a proxy has to answer by itself.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    EXPECT,
+    UPGRADE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+const CONNECTION_PLACE: usize = 0;
+const TE_PLACE: usize = 1;
+const TRANSFER_ENCODING_PLACE: usize = 2;
+
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -323,8 +343,3 @@ const NEEDED: [HeaderName; 10] = [
     http::header::AUTHORIZATION,
     X_FORWARDED_PROTO,
 ];
-
-/// An extended CONNECT (RFC 8441) says so here.
-pub(crate) fn protocol(parts: &Parts) -> Option<&Protocol> {
-    parts.extensions.get()
-}

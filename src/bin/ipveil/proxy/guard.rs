@@ -18,7 +18,7 @@ use std::{
 
 use governor::{Quota, RateLimiter, clock::Clock as _, state::keyed::DashMapStateStore};
 use http::{HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER};
-use ipveil::{Client, LimitKey, Pseudonym, keys::Epoch};
+use ipveil::{Client, LimitKey, Pseudonym};
 
 use super::{
     body::{RequestBody, ResponseBody},
@@ -76,7 +76,7 @@ fn refuse(site: &Site, client: &Client) -> Option<Response<ResponseBody>> {
         return Some(page(StatusCode::FORBIDDEN));
     }
     if let Some(bans) = &site.bans
-        && bans.hold(client, site.keys.epoch())
+        && bans.hold(client)
     {
         return Some(page(StatusCode::FORBIDDEN));
     }
@@ -126,7 +126,6 @@ pub(crate) struct Bans {
 struct Recent {
     name: Pseudonym,
     client: LimitKey,
-    epoch: Option<Epoch>,
 }
 
 #[derive(Clone)]
@@ -150,17 +149,17 @@ impl Bans {
     }
 
     /// Remembers under which name a client stands in the log.
-    pub(crate) fn note(&self, name: Pseudonym, client: &Client, epoch: Option<Epoch>) {
+    pub(crate) fn note(&self, name: Pseudonym, client: &Client) {
         let recent = &self.recent[worker::index() % self.recent.len()];
         let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slot(&name, recent.len());
-        if !recent[slot].as_ref().is_some_and(|known| known.name == name && known.epoch == epoch) {
-            recent[slot] = Some(Recent { name, client: client.limit_key(BAN), epoch });
+        if !recent[slot].as_ref().is_some_and(|known| known.name == name) {
+            recent[slot] = Some(Recent { name, client: client.limit_key(BAN) });
         }
     }
 
     /// Whether a client is banned.
-    fn hold(&self, client: &Client, epoch: Option<Epoch>) -> bool {
+    fn hold(&self, client: &Client) -> bool {
         if self.count.load(Relaxed) == 0 {
             return false;
         }
@@ -177,15 +176,14 @@ impl Bans {
             banned.entry(next).or_insert(ban);
             self.count.store(banned.len(), Relaxed);
         }
-        let _ = epoch;
         true
     }
 
     /// Bans the client that has this name in the log; false if the name is not, or no longer, known.
-    pub(crate) fn ban(&self, name: &str, time: Duration, epoch: Option<Epoch>) -> bool {
+    pub(crate) fn ban(&self, name: &str, time: Duration) -> bool {
         let known = self.recent.iter().find_map(|recent| {
             let recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = recent.iter().flatten().find(|known| known.epoch == epoch && known.name.to_string() == name);
+            let known = recent.iter().flatten().find(|known| known.name.to_string() == name);
             known.map(|known| known.client)
         });
         let Some(client) = known else { return false };
@@ -218,19 +216,19 @@ impl Bans {
         list
     }
 
-    /// Forgets what is over: bans, and the names of an epoch that has passed.
-    pub(crate) fn tidy(&self, epoch: Option<Epoch>) {
+    /// Forgets bans that are over.
+    pub(crate) fn tidy(&self) {
         let now = Instant::now();
-        {
-            let mut banned = self.banned.write().unwrap_or_else(PoisonError::into_inner);
-            banned.retain(|_, ban| ban.until > now);
-            self.count.store(banned.len(), Relaxed);
-        }
+        let mut banned = self.banned.write().unwrap_or_else(PoisonError::into_inner);
+        banned.retain(|_, ban| ban.until > now);
+        self.count.store(banned.len(), Relaxed);
+    }
+
+    /// Forgets which client a name is, when the key has gone under which it was.
+    pub(crate) fn forget_names(&self) {
         for recent in &self.recent {
             let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-            for slot in recent.iter_mut().filter(|slot| slot.as_ref().is_some_and(|known| known.epoch != epoch)) {
-                *slot = None;
-            }
+            recent.iter_mut().for_each(|slot| *slot = None);
         }
     }
 }

@@ -43,7 +43,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use ipveil::{
     KeyRing, Scrubber,
-    keys::{Epochs, MemorySource, WhenUnavailable},
+    keys::{Epochs, KeyEvent, MemorySource, WhenUnavailable},
     scrub::{scrub_panics, tracing::MakeScrubWriter},
 };
 use tokio::{
@@ -120,9 +120,10 @@ impl Proxy {
             0 => thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
-        let keys = keys(&config)?;
         // Kept even if they are off now, since a later configuration may turn them on.
-        let bans = Some(Arc::new(Bans::new(config.bans.tokens, count)));
+        let bans = Arc::new(Bans::new(config.bans.tokens, count));
+        let keys = keys(&config, &bans)?;
+        let bans = Some(bans);
         let lasting = Lasting { keys: &keys, bans: bans.clone(), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
         let listening =
@@ -279,7 +280,7 @@ impl Proxy {
             limiter.tidy();
         }
         if let Some(bans) = &self.bans {
-            bans.tidy(self.keys.epoch());
+            bans.tidy();
         }
     }
 }
@@ -310,12 +311,18 @@ fn epochs(config: &Config) -> anyhow::Result<Epochs> {
     Epochs::every(config.keys.period).context("keys.period")
 }
 
-fn keys(config: &Config) -> anyhow::Result<KeyRing> {
+fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<KeyRing> {
     let when = match config.keys.when_unavailable {
         config::WhenUnavailable::Degrade => WhenUnavailable::Degrade,
         config::WhenUnavailable::Withhold => WhenUnavailable::Withhold,
     };
-    Ok(KeyRing::builder(MemorySource, epochs(config)?).when_unavailable(when).start()?)
+    let bans = Arc::clone(bans);
+    let forget = move |event| {
+        if matches!(event, KeyEvent::Destroyed { .. }) {
+            bans.forget_names();
+        }
+    };
+    Ok(KeyRing::builder(MemorySource, epochs(config)?).when_unavailable(when).on_event(forget).start()?)
 }
 
 /// What runs here is not to be read by other processes, nor written to a disk when it fails.

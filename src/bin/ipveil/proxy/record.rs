@@ -78,12 +78,12 @@ pub(crate) struct Line {
 }
 
 impl Entry {
-    fn new(request: &Request<RequestBody>, site: Arc<Site>, connection: Arc<Connection>) -> Self {
+    fn new(request: &Request<RequestBody>, site: Arc<Site>, connection: Arc<Connection>) -> Box<Self> {
         let client = request.extensions().get::<Client>();
         let line = client.filter(|_| site.log.is_some()).map(|client| {
             let who = Who::of(client, LOG);
             if let (Some(bans), Who::Pseudonym(name)) = (&site.bans, who) {
-                bans.note(name, client, site.keys.epoch());
+                bans.note(name, client);
             }
             let headers = request.headers();
             Line {
@@ -96,7 +96,7 @@ impl Entry {
                 user_agent: headers.get(USER_AGENT).cloned(),
             }
         });
-        Self { site, connection, began: Instant::now(), status: None, sent: 0, line }
+        Box::new(Self { site, connection, began: Instant::now(), status: None, sent: 0, line })
     }
 }
 
@@ -115,7 +115,7 @@ impl Drop for Entry {
 
 /// A response to come.
 pub(crate) struct Recorded<F> {
-    entry: Option<Entry>,
+    entry: Option<Box<Entry>>,
     future: F,
 }
 
@@ -138,7 +138,7 @@ where
 /// A body that is counted.
 pub(crate) struct RecordedBody {
     body: ResponseBody,
-    entry: Option<Entry>,
+    entry: Option<Box<Entry>>,
 }
 
 impl Body for RecordedBody {

@@ -152,7 +152,7 @@ impl Site {
     }
 
     /// Who takes a request; nothing if no route fits.
-    pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Upstream> {
+    pub(crate) fn route(&self, host: &[u8], path: &str) -> Option<&Upstream> {
         let fits = |route: &&Route| {
             route.host.as_deref().is_none_or(|name| is_host(host, name)) && is_below(path, &route.path)
         };
@@ -196,13 +196,12 @@ pub(crate) fn set_current(site: Arc<Site>) {
     CURRENT.set(Some(site));
 }
 
-fn is_host(host: &str, name: &str) -> bool {
+fn is_host(host: &[u8], name: &str) -> bool {
     match name.strip_prefix('*') {
         Some(suffix) => {
-            host.len() > suffix.len()
-                && host.as_bytes()[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+            host.len() > suffix.len() && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
         }
-        None => host.eq_ignore_ascii_case(name),
+        None => host.eq_ignore_ascii_case(name.as_bytes()),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::{
-    HeaderValue, Method, Response, StatusCode,
+    HeaderValue, Method, Request, Response, StatusCode,
     header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
-    request::Parts,
 };
 use hyper::{
     body::Incoming,
+    ext::Protocol,
     upgrade::{self, OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
@@ -21,8 +21,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    body::{Deadline, ResponseBody},
-    forward,
+    body::{Deadline, RequestBody, ResponseBody},
     site::Site,
     watch::{Due, Watch},
 };
@@ -36,44 +35,47 @@ pub(crate) struct Wanted {
 }
 
 /// Whether a request asks for another protocol.
-pub(crate) fn wanted(parts: &mut Parts) -> Result<Option<Wanted>, StatusCode> {
-    if parts.method == Method::CONNECT {
-        let Some(protocol) = forward::protocol(parts) else {
+pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Wanted>, StatusCode> {
+    if *request.method() == Method::CONNECT {
+        let Some(protocol) = request.extensions().get::<Protocol>() else {
             return Ok(None);
         };
         let protocol = HeaderValue::from_str(protocol.as_str()).map_err(|_| StatusCode::BAD_REQUEST)?;
-        let client = take_upgrade(parts).ok_or(StatusCode::NOT_IMPLEMENTED)?;
+        let client = take_upgrade(request).ok_or(StatusCode::NOT_IMPLEMENTED)?;
         return Ok(Some(Wanted { client, protocol, is_connect: true }));
     }
     let names_upgrade = |value: &HeaderValue| {
         value.as_bytes().split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     };
-    let Some(protocol) = parts.headers.get(UPGRADE) else {
+    let Some(protocol) = request.headers().get(UPGRADE) else {
         return Ok(None);
     };
     // HTTP/2 by Upgrade is obsolete, RFC 9113, 3.1; such a request is answered as it stands.
-    if !parts.headers.get_all(CONNECTION).iter().any(names_upgrade) || protocol.as_bytes().starts_with(b"h2") {
+    if !request.headers().get_all(CONNECTION).iter().any(names_upgrade) || protocol.as_bytes().starts_with(b"h2") {
         return Ok(None);
     }
     let protocol = protocol.clone();
-    Ok(take_upgrade(parts).map(|client| Wanted { client, protocol, is_connect: false }))
+    Ok(take_upgrade(request).map(|client| Wanted { client, protocol, is_connect: false }))
 }
 
-fn take_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
-    parts.extensions.remove::<OnUpgrade>()
+fn take_upgrade(request: &mut Request<RequestBody>) -> Option<OnUpgrade> {
+    request.extensions_mut().remove::<OnUpgrade>()
 }
 
 impl Wanted {
     /// Asks a server on HTTP/1.1 for the same.
-    pub(crate) fn ask(&self, parts: &mut Parts) {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(UPGRADE, self.protocol.clone());
+    pub(crate) fn ask(&self, request: &mut Request<RequestBody>) {
         if self.is_connect {
-            parts.method = Method::GET;
-            parts.extensions.remove::<hyper::ext::Protocol>();
-            if let Some(key) = websocket_key() {
-                parts.headers.insert(SEC_WEBSOCKET_KEY, key);
-            }
+            *request.method_mut() = Method::GET;
+            request.extensions_mut().remove::<Protocol>();
+        }
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, self.protocol.clone());
+        if self.is_connect
+            && let Some(key) = websocket_key()
+        {
+            headers.insert(SEC_WEBSOCKET_KEY, key);
         }
     }
 }

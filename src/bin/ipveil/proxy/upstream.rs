@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -83,11 +83,13 @@ struct Tls {
 /// An HTTP/1 connection without a request.
 struct Idle {
     link: Linked,
-    since: Instant,
+    // In seconds since the start.
+    since: u32,
 }
 
 /// An HTTP/1 connection. It has no task of its own: whoever waits for it drives it.
-struct Linked {
+pub(crate) struct Linked {
+    is_open: bool,
     sender: http1::SendRequest<RequestBody>,
     connection: Box<http1::Connection<Io, RequestBody>>,
 }
@@ -173,57 +175,42 @@ impl Endpoint {
         self.failed_until.store(worker::seconds() + SHUNNED, Relaxed);
     }
 
-    /// Sends a request, and gives the head of the response. What was not sent comes back.
+    /// Sends a request, and gives the head of the response. What was not sent is still there afterwards.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        mut request: Request<RequestBody>,
-        mut deadline: Deadline,
-    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
-        if let Some(announcement) = request.extensions_mut().remove::<Announcement>() {
-            return self.send_announced(request, &announcement, deadline).await;
-        }
-        let h2 = self.h2_here().lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(sender) = h2.filter(|sender| !sender.is_closed()) {
-            return self.send_h2(sender, request, deadline).await;
-        }
-        // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
-        while let Some(link) = self.take() {
-            match link.send(request, deadline, Some(self)).await {
-                Err((Failed::Unsent(given_back), Some(back))) => (request, deadline) = (back, given_back),
-                other => return other,
+        request: &mut Option<Request<RequestBody>>,
+        deadline: &mut Deadline,
+    ) -> Result<Answer, Failed> {
+        let announcement = request.as_mut().and_then(|request| request.extensions_mut().remove::<Announcement>());
+        if announcement.is_none() {
+            let h2 = lock(self.h2_here()).clone();
+            if let Some(sender) = h2.filter(|sender| !sender.is_closed()) {
+                return self.send_h2(sender, request, deadline).await;
+            }
+            // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
+            while let Some(link) = self.take() {
+                match link.send(request, deadline, Some(self)).await {
+                    Err(Failed::Unsent) => {}
+                    other => return other,
+                }
             }
         }
-        let connected = match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, self.connect(None)).await
-        {
+        let connect = self.connect(announcement.as_ref());
+        let connected = match in_time(deadline, Due::Phase, deadline.site.deadlines.connect, connect).await {
             Ok(Ok(connected)) => connected,
             failed => {
                 self.failed();
-                return Err((if failed.is_err() { Failed::ConnectLate } else { Failed::Connect }, Some(request)));
+                return Err(if failed.is_err() { Failed::ConnectLate } else { Failed::Connect });
             }
         };
         match connected {
-            Connected::H1(link) => link.send(request, deadline, Some(self)).await,
+            // What was announced is true of this client only.
+            Connected::H1(link) => link.send(request, deadline, announcement.is_none().then_some(self)).await,
             Connected::H2(sender) => {
-                *self.h2_here().lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+                if announcement.is_none() {
+                    *lock(self.h2_here()) = Some(sender.clone());
+                }
                 self.send_h2(sender, request, deadline).await
-            }
-        }
-    }
-
-    /// Sends a request on a connection that is for its client only.
-    async fn send_announced(
-        self: &Arc<Self>,
-        request: Request<RequestBody>,
-        announcement: &Announcement,
-        deadline: Deadline,
-    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
-        let connect = self.connect(Some(announcement));
-        match in_time(&deadline, Due::Phase, deadline.site.deadlines.connect, connect).await {
-            Ok(Ok(Connected::H1(link))) => link.send(request, deadline, None).await,
-            Ok(Ok(Connected::H2(sender))) => self.send_h2(sender, request, deadline).await,
-            failed => {
-                self.failed();
-                Err((if failed.is_err() { Failed::ConnectLate } else { Failed::Connect }, Some(request)))
             }
         }
     }
@@ -232,18 +219,12 @@ impl Endpoint {
     pub(crate) async fn send_upgrade(
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> Result<Response<Incoming>, Failed> {
         for_h1(&mut request);
         let announcement = request.extensions_mut().remove::<Announcement>();
-        let link = match in_time(
-            &deadline,
-            Due::Phase,
-            deadline.site.deadlines.connect,
-            self.link(true, announcement.as_ref()),
-        )
-        .await
-        {
+        let link = self.link(true, announcement.as_ref());
+        let link = match in_time(deadline, Due::Phase, deadline.site.deadlines.connect, link).await {
             Ok(Ok((link, _))) => link,
             Ok(Err(_)) => return Err(Failed::Connect),
             Err(()) => return Err(Failed::ConnectLate),
@@ -253,7 +234,8 @@ impl Endpoint {
         tokio::spawn(async move {
             let _ = connection.with_upgrades().await;
         });
-        match in_time(&deadline, Due::Phase, deadline.site.deadlines.first_byte, sender.send_request(request)).await {
+        let sent = sender.send_request(request);
+        match in_time(deadline, Due::Phase, deadline.site.deadlines.first_byte, sent).await {
             Ok(response) => response.map_err(|_| Failed::Response),
             Err(()) => Err(Failed::Late),
         }
@@ -262,19 +244,20 @@ impl Endpoint {
     async fn send_h2(
         self: &Arc<Self>,
         mut sender: http2::SendRequest<RequestBody>,
-        mut request: Request<RequestBody>,
-        deadline: Deadline,
-    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
-        for_h2(&mut request, self.tls.is_some());
-        let sent = sender.try_send_request(request);
-        match in_time(&deadline, Due::Phase, deadline.site.deadlines.first_byte, sent).await {
-            Ok(Ok(response)) => Ok(Answer::H2(response, deadline)),
+        request: &mut Option<Request<RequestBody>>,
+        deadline: &mut Deadline,
+    ) -> Result<Answer, Failed> {
+        let Some(mut taken) = request.take() else { return Err(Failed::Response) };
+        for_h2(&mut taken, self.tls.is_some());
+        let sent = sender.try_send_request(taken);
+        match in_time(deadline, Due::Phase, deadline.site.deadlines.first_byte, sent).await {
+            Ok(Ok(response)) => Ok(Answer::H2(response)),
             Ok(Err(mut error)) => {
-                *self.h2_here().lock().unwrap_or_else(PoisonError::into_inner) = None;
-                let back = error.take_message();
-                Err((Failed::of(error.error()), back))
+                *lock(self.h2_here()) = None;
+                *request = error.take_message();
+                Err(Failed::of(error.error()))
             }
-            Err(()) => Err((Failed::Late, None)),
+            Err(()) => Err(Failed::Late),
         }
     }
 
@@ -313,7 +296,7 @@ impl Endpoint {
         }
         let (sender, connection) =
             http1::Builder::new().max_buf_size(MOST_BUFFERED).handshake(io).await.map_err(io::Error::other)?;
-        Ok(Connected::H1(Linked { sender, connection: Box::new(connection) }))
+        Ok(Connected::H1(Linked { is_open: true, sender, connection: Box::new(connection) }))
     }
 
     /// A connection, and whether it speaks HTTP/2.
@@ -355,7 +338,7 @@ impl Endpoint {
     }
 
     fn take(&self) -> Option<Linked> {
-        let mut idle = self.idle_here().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(self.idle_here());
         loop {
             let link = idle.pop()?.link;
             if link.sender.is_ready() {
@@ -365,18 +348,20 @@ impl Endpoint {
     }
 
     fn give_back(&self, link: Linked) {
-        let mut idle = self.idle_here().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(self.idle_here());
         if idle.len() < self.most_idle {
-            idle.push(Idle { link, since: Instant::now() });
+            idle.push(Idle { link, since: worker::seconds() });
         }
     }
 
     /// Closes the connections of this thread that have had no request for that long, or that the server has closed.
     pub(crate) fn tidy(&self, keep_alive: Duration) {
         let mut context = Context::from_waker(Waker::noop());
-        let mut idle = self.idle_here().lock().unwrap_or_else(PoisonError::into_inner);
+        let now = worker::seconds();
+        let most = u32::try_from(keep_alive.as_secs()).unwrap_or(u32::MAX);
+        let mut idle = lock(self.idle_here());
         idle.retain_mut(|idle| {
-            idle.since.elapsed() < keep_alive && Pin::new(&mut *idle.link.connection).poll(&mut context).is_pending()
+            now - idle.since < most && Pin::new(&mut *idle.link.connection).poll(&mut context).is_pending()
         });
     }
 
@@ -391,16 +376,17 @@ impl Endpoint {
 
 /// The head of a response, and what its body comes from.
 pub(crate) enum Answer {
-    H1(Response<Incoming>, Box<Exchange>),
-    H2(Response<Incoming>, Deadline),
+    H1(Response<Incoming>, Linked, Option<Arc<Endpoint>>),
+    H2(Response<Incoming>),
 }
 
 /// Why there is no response.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Failed {
     Connect,
     ConnectLate,
     /// The connection was closed before anything was sent.
-    Unsent(Deadline),
+    Unsent,
     Late,
     /// The client did not send its body as it should.
     Request(BodyError),
@@ -417,23 +403,23 @@ impl Failed {
 impl Linked {
     async fn send(
         mut self,
-        mut request: Request<RequestBody>,
-        deadline: Deadline,
+        request: &mut Option<Request<RequestBody>>,
+        deadline: &Deadline,
         // To whom the connection goes back; nobody, if it is for one request only.
         endpoint: Option<&Arc<Endpoint>>,
-    ) -> Result<Answer, (Failed, Option<Request<RequestBody>>)> {
-        for_h1(&mut request);
-        let mut response = std::pin::pin!(self.sender.try_send_request(request));
-        // Nothing but the connection brings the response, so only the connection has to wake anybody.
-        let silent = || Context::from_waker(Waker::noop());
-        let mut is_open = true;
+    ) -> Result<Answer, Failed> {
+        let Some(mut taken) = request.take() else { return Err(Failed::Response) };
+        for_h1(&mut taken);
+        let mut response = std::pin::pin!(self.sender.try_send_request(taken));
         let mut is_waiting = false;
         let polled = poll_fn(|context| {
-            if is_open && Pin::new(&mut *self.connection).poll(context).is_ready() {
-                is_open = false;
+            // Nothing but the connection brings the response, so only the socket has to wake anybody.
+            let is_open = worker::wakes(context, |silent| Pin::new(&mut *self.connection).poll(silent).is_pending());
+            if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return Poll::Ready(Some((result, is_open)));
             }
-            if let Poll::Ready(result) = response.as_mut().poll(&mut silent()) {
-                return Poll::Ready(Some(result));
+            if !is_open {
+                return Poll::Ready(None);
             }
             if !is_waiting {
                 is_waiting = true;
@@ -445,17 +431,22 @@ impl Linked {
             Poll::Pending
         })
         .await;
+        let is_late = deadline.watch.is_late(Due::Phase);
         deadline.watch.done(Due::Phase);
         match polled {
-            Some(Ok(response)) => {
-                let exchange = Exchange { link: Some(self), is_open, deadline, endpoint: endpoint.cloned() };
-                Ok(Answer::H1(response, Box::new(exchange)))
+            Some((Ok(response), is_open)) => {
+                self.is_open = is_open;
+                Ok(Answer::H1(response, self, endpoint.cloned()))
             }
-            Some(Err(mut error)) => match error.take_message() {
-                Some(request) => Err((Failed::Unsent(deadline), Some(request))),
-                None => Err((Failed::of(error.error()), None)),
+            Some((Err(mut error), _)) => match error.take_message() {
+                Some(back) => {
+                    *request = Some(back);
+                    Err(Failed::Unsent)
+                }
+                None => Err(Failed::of(error.error())),
             },
-            None => Err((Failed::Late, None)),
+            None if is_late => Err(Failed::Late),
+            None => Err(Failed::Response),
         }
     }
 }
@@ -463,17 +454,20 @@ impl Linked {
 /// A connection to a server, while it is answering.
 pub(crate) struct Exchange {
     link: Option<Linked>,
-    is_open: bool,
     deadline: Deadline,
     endpoint: Option<Arc<Endpoint>>,
 }
 
 impl Exchange {
+    pub(crate) fn new(link: Linked, deadline: Deadline, endpoint: Option<Arc<Endpoint>>) -> Self {
+        Self { link: Some(link), deadline, endpoint }
+    }
+
     pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
         if let Some(link) = &mut self.link
-            && self.is_open
+            && link.is_open
         {
-            self.is_open = Pin::new(&mut *link.connection).poll(context).is_pending();
+            link.is_open = worker::wakes(context, |silent| Pin::new(&mut *link.connection).poll(silent).is_pending());
         }
     }
 
@@ -484,8 +478,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Some(link) = self.link.take().filter(|_| self.is_open) else { return };
-        self.deadline.watch.done(Due::Phase);
+        let Some(link) = self.link.take().filter(|link| link.is_open) else { return };
         // It is ready for another request if all of the last one, and of its answer, has passed.
         if let Some(endpoint) = &self.endpoint
             && link.sender.is_ready()
@@ -541,25 +534,29 @@ async fn in_time<T>(deadline: &Deadline, due: Due, time: Duration, future: impl 
     result
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl AsyncRead for Link {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut *self {
+        worker::woken(context, |context| match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Other(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        })
     }
 }
 
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
+        worker::woken(context, |context| match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Other(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        })
     }
 
     fn poll_write_vectored(
@@ -567,10 +564,10 @@ impl AsyncWrite for Link {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
+        worker::woken(context, |context| match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Other(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -581,17 +578,17 @@ impl AsyncWrite for Link {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
+        worker::woken(context, |context| match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Other(stream) => Pin::new(stream).poll_flush(context),
-        }
+        })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
+        worker::woken(context, |context| match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Other(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        })
     }
 }
 

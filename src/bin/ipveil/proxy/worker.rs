@@ -1,12 +1,13 @@
 //! The threads that serve. Each has connections of its own, to both sides, and waits for no other.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Waker},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -68,6 +69,26 @@ pub(crate) fn index() -> usize {
 /// Since this thread started, now and then.
 pub(crate) fn seconds() -> u32 {
     SECONDS.get()
+}
+
+thread_local! {
+    static WAKER: RefCell<Option<Waker>> = const { RefCell::new(None) };
+}
+
+/// Polls something that talks to itself with wakers, which would wake whoever polls it: only the sockets in it do.
+pub(crate) fn wakes<T>(context: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    let before = WAKER.replace(Some(context.waker().clone()));
+    let result = poll(&mut Context::from_waker(Waker::noop()));
+    WAKER.set(before);
+    result
+}
+
+/// Polls a socket, or whatever else wakes by itself, for whoever is to be woken.
+pub(crate) fn woken<T>(context: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    WAKER.with_borrow(|waker| match waker {
+        Some(waker) => poll(&mut Context::from_waker(waker)),
+        None => poll(context),
+    })
 }
 
 impl Workers {

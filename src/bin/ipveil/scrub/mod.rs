@@ -5,6 +5,7 @@ mod days;
 mod files;
 mod follow;
 mod pipeline;
+mod running;
 
 use std::{
     collections::HashSet,
@@ -62,6 +63,12 @@ pub(crate) struct Arguments {
     /// What stands in for an address: `token`, `address`, `network` (or `network=/24,/48`, or coarser), `word=TEXT`.
     #[arg(long = "as", value_name = "WHAT", default_value = "token", value_parser = StandIn::parse)]
     stand_in: StandIn,
+
+    /// The pseudonyms are those of a running proxy's view `log`: the text is given to it, through this admin socket, so that its
+    /// keys stay where they are. Addresses in a text have no session: under `per session` each gets a pseudonym of its own.
+    #[cfg(feature = "proxy")]
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["stand_in", "by_day", "keep", "products", "follow"])]
+    running: Option<PathBuf>,
 
     /// Each day in the log has pseudonyms of its own, so that days can't be joined. Lines without a date are of the day before.
     #[arg(long, conflicts_with = "follow")]
@@ -343,12 +350,17 @@ impl Job<'_> {
             by_day: self.arguments.by_day,
             only_count: self.arguments.check,
             threads: self.arguments.threads.map_or_else(cores, usize::from),
+            #[cfg(feature = "proxy")]
+            running: self.arguments.running.as_deref(),
+            #[cfg(not(feature = "proxy"))]
+            running: None,
             stop: self.stop,
             read,
         };
         work.run(reader, writer).map_err(|problem| match problem {
             Problem::Read(error) => anyhow::Error::new(error).context(input.name()),
             // `main` knows the end of a pipe from other errors.
+            Problem::Running(error) => error.context(input.name()),
             Problem::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => error.into(),
             Problem::Write(error) => anyhow::Error::new(error).context(format!("{}: can't be written", input.name())),
             Problem::Stopped => anyhow!("{}: interrupted", input.name()),

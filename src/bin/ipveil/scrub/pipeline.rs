@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     io::{self, Read, Write},
     ops::AddAssign,
+    path::Path,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,13 +20,15 @@ use ipveil::{
     scrub::{Found, cut},
 };
 
-use super::days::Day;
+use super::{days::Day, running};
 
 /// What happens to a text.
 pub(crate) struct Work<'w> {
     pub(crate) scrubber: &'w Scrubber,
     /// Each day's pseudonyms are in a scope of their own.
     pub(crate) by_day: bool,
+    /// Somebody else scrubs: a running proxy.
+    pub(crate) running: Option<&'w Path>,
     /// Nothing is written.
     pub(crate) only_count: bool,
     pub(crate) threads: usize,
@@ -59,6 +62,8 @@ const PIECE: usize = 128 * 1024;
 pub(crate) enum Problem {
     Read(io::Error),
     Write(io::Error),
+    /// The proxy that was to scrub did not.
+    Running(anyhow::Error),
     Stopped,
 }
 
@@ -117,10 +122,21 @@ impl Work<'_> {
                     return;
                 }
             };
-            let found = match (self.only_count, self.by_day) {
-                (true, _) => self.scrubber.count(&text),
-                (false, false) => pass.scrub_into(&text, &mut out),
-                (false, true) => self.scrub_days(&text, day, &mut out),
+            let found = match (self.only_count, self.running, self.by_day) {
+                (true, ..) => self.scrubber.count(&text),
+                (false, Some(socket), _) => match running::scrub(socket, &text) {
+                    Ok(scrubbed) => {
+                        out = scrubbed;
+                        self.scrubber.count(&text)
+                    }
+                    Err(error) => {
+                        lock(sink).problem.get_or_insert(Problem::Running(error));
+                        turned.notify_all();
+                        return;
+                    }
+                },
+                (false, None, false) => pass.scrub_into(&text, &mut out),
+                (false, None, true) => self.scrub_days(&text, day, &mut out),
             };
             let lines = memchr::memchr_iter(b'\n', &text).count() as u64;
             let first = if self.only_count && !found.is_empty() { self.first_line(&text) } else { None };
