@@ -311,6 +311,15 @@ impl Config {
         Ok(config)
     }
 
+    /// An error of whoever used the configuration, with the place in the file that it is about.
+    pub(crate) fn at_fault(path: Option<&Path>, error: anyhow::Error) -> anyhow::Error {
+        let text = path.and_then(|path| Some((path, fs::read_to_string(path).ok()?)));
+        match text {
+            Some((path, text)) => Source::new(path, &text).found(&error),
+            None => error,
+        }
+    }
+
     /// One listener in front of one upstream, and defaults.
     pub(crate) fn simple(listen: Vec<Text<Address>>, server: Text<Server>) -> anyhow::Result<Self> {
         let upstream =

@@ -20,7 +20,26 @@ impl<'a> Source<'a> {
     /// What the parser says, without the line that it would show.
     pub(super) fn error(&self, error: &toml::de::Error) -> anyhow::Error {
         let key = error.span().map(|span| self.key_at(&span)).unwrap_or_default();
-        self.at(error.span(), &key, error.message())
+        let message = error.message();
+        // A value that does not fit may be a secret in the wrong place. The name of a key is none.
+        let is_about_value =
+            ["invalid type", "invalid value", "unknown variant"].iter().any(|it| message.starts_with(it));
+        let expected = message.rfind("expected ").filter(|_| is_about_value);
+        let message = expected.map_or(message, |start| &message[start..]);
+        let is_number = ["expected usize", "expected u64", "expected u32", "expected u8"].contains(&message);
+        self.at(error.span(), &key, if is_number { "expected a whole number" } else { message })
+    }
+
+    /// What is wrong with a value that was used, if the outermost of what is said is its key.
+    pub(super) fn found(&self, error: &anyhow::Error) -> anyhow::Error {
+        let key: Vec<_> = error.to_string().split('.').map(str::to_owned).collect();
+        match self.span_of(&key) {
+            Some(span) => {
+                let what: Vec<_> = error.chain().skip(1).map(ToString::to_string).collect();
+                self.at(Some(span), &key, &what.join(": "))
+            }
+            None => anyhow!("{}: {error:#}", self.path.display()),
+        }
     }
 
     pub(super) fn wrong(&self, Wrong { key, what }: &Wrong) -> anyhow::Error {
@@ -76,10 +95,23 @@ impl<'a> Source<'a> {
                     .map(|(index, value)| (index.to_string(), value.get_ref())),
                 Some(_) => None,
             };
-            let Some((key, value)) = next else { return keys };
+            let Some((key, value)) = next else {
+                // A table is where its name is; what is in it stands on lines of its own.
+                keys.extend(self.key_on_line(place.start).filter(|key| keys.last() != Some(key)));
+                return keys;
+            };
             keys.push(key);
             here = Some(value);
         }
+    }
+}
+
+impl Source<'_> {
+    fn key_on_line(&self, place: usize) -> Option<String> {
+        let start = self.text.get(..place)?.rfind('\n').map_or(0, |end| end + 1);
+        let (key, _) = self.text[start..].lines().next()?.split_once('=')?;
+        let key = key.trim();
+        (!key.is_empty() && !key.starts_with('#')).then(|| key.to_owned())
     }
 }
 

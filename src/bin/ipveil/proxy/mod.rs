@@ -86,17 +86,21 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (None, None) => bail!("expected --listen and --upstream, or --config"),
     };
     if check {
-        let keys = KeyRing::start(MemorySource, epochs(&config)?)?;
-        let mut config = config;
-        // What is checked is not written to.
-        config.access_log.to = "off".into();
-        Site::new(&config, &Lasting { keys: &keys, bans: None, threads: 1, before: None })?;
+        self::check(config).map_err(|error| Config::at_fault(path.as_deref(), error))?;
         return Ok(ExitCode::SUCCESS);
     }
     harden();
     log_to_stderr(&config.log)?;
-    Proxy::start(config, path)?.run()?;
+    let started = Proxy::start(config, path.clone());
+    started.map_err(|error| Config::at_fault(path.as_deref(), error))?.run()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(mut config: Config) -> anyhow::Result<()> {
+    let keys = KeyRing::start(MemorySource, epochs(&config)?)?;
+    // What is checked is not written to.
+    config.access_log.to = "off".into();
+    Site::new(&config, &Lasting { keys: &keys, bans: None, threads: 1, before: None }).map(drop)
 }
 
 /// A proxy that runs.
@@ -248,7 +252,8 @@ impl Proxy {
         let threads = self.threads.len();
         let before = Some((&self.config, &*self.site));
         let lasting = Lasting { keys: &self.keys, bans: self.bans.clone(), threads, before };
-        let site = Arc::new(Site::new(&Config { keys: self.config.keys.clone(), ..config.clone() }, &lasting)?);
+        let site = Site::new(&Config { keys: self.config.keys.clone(), ..config.clone() }, &lasting);
+        let site = Arc::new(site.map_err(|error| Config::at_fault(Some(path), error))?);
         let has = |address: &Address| self.listening.iter().position(|(there, _)| there == address);
         let is_same = site.listeners.len() == self.listening.len()
             && site.listeners.iter().zip(&self.listening).all(|(listener, (address, _))| listener.address == *address);
