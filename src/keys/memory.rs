@@ -12,4 +12,8 @@ impl KeySource for MemorySource {
     fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
         EpochKey::random()
     }
+
+    fn name(&self) -> &'static str {
+        "memory"
+    }
 }

@@ -38,6 +38,7 @@
 //! - Hibernation writes all memory to disk. With [`Protection::SecretMemory`] Linux refuses it.
 
 mod clock;
+mod event;
 mod lend;
 mod memory;
 mod ring;
@@ -60,8 +61,9 @@ pub(crate) use self::lend::Lent;
 use self::secret::Secret;
 pub use self::{
     clock::{Clock, ManualClock, Now, SystemClock},
+    event::{KeyEvent, Notice, Origin, Reason},
     memory::MemorySource,
-    ring::{KeyEvent, KeyRing, KeyRingBuilder, WhenUnavailable},
+    ring::{KeyRing, KeyRingBuilder, RingHandle, WhenUnavailable},
     secret::Protection,
 };
 
@@ -181,8 +183,10 @@ impl fmt::Debug for KeyId {
 /// The key of one epoch: 32 random bytes in memory of their own, wiped when dropped.
 ///
 /// It can be made and handed to a ring; it can't be read, compared, cloned or printed.
-#[derive(Debug)]
-pub struct EpochKey(Secret);
+pub struct EpochKey {
+    secret: Secret,
+    origin: Origin,
+}
 
 impl EpochKey {
     /// Fresh from the operating system.
@@ -204,7 +208,14 @@ impl EpochKey {
     ///
     /// [`KeyError::Memory`] if the system has no memory to give; the bytes are wiped all the same.
     pub fn take(bytes: &mut [u8; 32]) -> Result<Self, KeyError> {
-        Secret::take(bytes).map(Self)
+        Secret::take(bytes).map(|secret| Self { secret, origin: Origin::Minted })
+    }
+
+    /// Says where the key is from, for events and journals. Without it, it was minted here.
+    #[must_use]
+    pub fn from_origin(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
     }
 
     /// The name under which events speak of this key.
@@ -218,7 +229,13 @@ impl EpochKey {
     /// The keyed hash of `input`; nothing in a process that was forked from the key's own.
     #[inline]
     pub(crate) fn hash(&self, input: &[u8]) -> Option<[u8; 32]> {
-        Some(*blake3::keyed_hash(self.0.expose()?, input).as_bytes())
+        self.secret.hash(input)
+    }
+}
+
+impl fmt::Debug for EpochKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EpochKey").field(&self.secret).finish()
     }
 }
 
@@ -234,6 +251,8 @@ impl EpochKey {
 /// - A request that was answered is never repeated, so a source has no reason to keep what it has given. One that failed
 ///   is asked again.
 /// - Nodes that share a source get the same key for the same request, or their pseudonyms differ.
+///
+/// All methods but [`key`](Self::key) have a default, which is right for a source that keeps nothing.
 pub trait KeySource: Send {
     /// The key for `request`.
     ///
@@ -241,6 +260,33 @@ pub trait KeySource: Send {
     ///
     /// [`KeyError::Unavailable`] when there is none now; the ring asks again.
     fn key(&mut self, request: Request) -> Result<EpochKey, KeyError>;
+
+    /// One word, for events and journals.
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+
+    /// Told once, before the first [`key`](Self::key): the ring, for a source that has something to tell it.
+    fn attach(&mut self, ring: RingHandle) {
+        drop(ring);
+    }
+
+    /// The ring has destroyed this key, which came from here. Whatever of it the source has is to be destroyed too.
+    fn destroyed(&mut self, epoch: Epoch, key: KeyId) {
+        let _ = (epoch, key);
+    }
+
+    /// Somebody called [`KeyRing::rotate`]: no node may get what was given for this epoch, or the one after it, again.
+    /// Told before the ring asks for the key that takes over.
+    fn rotated(&mut self, epoch: Epoch) {
+        let _ = epoch;
+    }
+
+    /// What there is to do while the ring asks for nothing, and after how long to call this again. It is called sooner
+    /// when something else happens. Nothing: never again.
+    fn tend(&mut self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What a ring asks a source for. None is repeated once it was answered with a key.

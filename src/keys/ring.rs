@@ -14,8 +14,8 @@ use std::{
 };
 
 use super::{
-    Clock, Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Now, Protection, Request, SystemClock, lend::Lent,
-    reader, until,
+    Clock, Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, Notice, Now, Origin, Protection, Reason,
+    Request, SystemClock, lend::Lent, reader, until,
 };
 
 /// The key in use now. Cheap to clone; all clones are one ring, and dropping the last one destroys its keys.
@@ -76,14 +76,14 @@ impl KeyRing {
     /// How the bytes of the key in use are protected; nothing if none is valid now.
     #[must_use]
     pub fn protection(&self) -> Option<Protection> {
-        self.shared.lend(|key, _| key.key.0.protection())
+        self.shared.lend(|key, _| key.key.secret.protection())
     }
 
     /// Whether the key in use was made here because the source had none: pseudonyms differ from those of other
     /// nodes until it has.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
-        self.shared.lend(|key, _| key.local).unwrap_or(false)
+        self.shared.lend(|key, _| key.is_local()).unwrap_or(false)
     }
 
     /// The length of this ring's epochs.
@@ -130,40 +130,6 @@ pub enum WhenUnavailable {
     Withhold,
 }
 
-/// What happened to a key. Names keys by their public id; holds nothing secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KeyEvent {
-    /// There is a new key.
-    #[non_exhaustive]
-    Minted {
-        /// Its name.
-        key: KeyId,
-        /// The epoch in which it is used.
-        epoch: Epoch,
-        /// How its bytes are protected.
-        protection: Protection,
-        /// It was made here because the source had none.
-        local: bool,
-    },
-    /// No reader holds the key any more, and its bytes are overwritten.
-    #[non_exhaustive]
-    Destroyed {
-        /// Its name.
-        key: KeyId,
-        /// The epoch in which it was used.
-        epoch: Epoch,
-    },
-    /// The source had no key; it will be asked again.
-    #[non_exhaustive]
-    SourceFailed {
-        /// The epoch that it was asked for.
-        epoch: Epoch,
-        /// Why.
-        error: KeyError,
-    },
-}
-
 type Observer = Box<dyn Fn(KeyEvent) + Send + Sync>;
 
 /// How a [`KeyRing`] is to be: made by [`KeyRing::builder`].
@@ -204,7 +170,7 @@ impl KeyRingBuilder {
     pub fn start(self) -> Result<KeyRing, KeyError> {
         let Self { mut source, epochs, clock, observer, when_unavailable } = self;
         let clock = clock.map_or_else(|| RingClock::System(SystemClock), RingClock::Other);
-        let (requests, asked) = mpsc::channel();
+        let (messages, told) = mpsc::channel();
         let now = clock.now();
         let request = Request { epoch: epochs.at(now.wall), generation: 0 };
         let shared = Arc::new(Shared {
@@ -221,11 +187,14 @@ impl KeyRingBuilder {
                 missing_since: now.monotonic,
             }),
             arrived: Condvar::new(),
-            requests,
+            messages,
             observer,
             when_unavailable,
+            lead: lead(epochs)?,
+            source: source.name(),
             keeper: Keeper::default(),
         });
+        source.attach(RingHandle { shared: Arc::downgrade(&shared) });
 
         // The first key is there when this returns, without a thread in between.
         let answer = ask(source.as_mut(), request);
@@ -239,7 +208,7 @@ impl KeyRingBuilder {
         // Only this function sets it.
         let _ = shared.keeper.thread.set(keeper);
         let ring = Arc::downgrade(&shared);
-        spawn("ipveil-source", move || answer_requests(&ring, &asked, source))?;
+        spawn("ipveil-source", move || attend(&ring, &told, source))?;
         let wake = Arc::downgrade(&shared);
         shared.clock.on_jump(Arc::new(move || {
             if let Some(shared) = wake.upgrade() {
@@ -263,7 +232,6 @@ struct LiveKey {
     epoch: Epoch,
     // Which one it is, of all that this ring has had.
     serial: u64,
-    local: bool,
     // By the wall clock.
     start: SystemTime,
     end: SystemTime,
@@ -272,19 +240,22 @@ struct LiveKey {
 }
 
 impl LiveKey {
-    fn new(key: EpochKey, epoch: Epoch, serial: u64, local: bool, epochs: Epochs, now: Now) -> Self {
+    fn new(key: EpochKey, epoch: Epoch, serial: u64, epochs: Epochs, now: Now) -> Self {
         let end = epochs.end(epoch);
         Self {
             id: key.id(),
             key,
             epoch,
             serial,
-            local,
             start: epochs.start(epoch),
             end,
             // At most an epoch, and the time that it was made ahead: however far back the wall clock is.
             deadline: now.monotonic + until(end, now.wall).min(epochs.period + ahead(epochs)),
         }
+    }
+
+    fn is_local(&self) -> bool {
+        self.key.origin == Origin::Local
     }
 
     #[inline]
@@ -324,9 +295,13 @@ struct Shared {
     lent: Lent<Keys>,
     state: Mutex<State>,
     arrived: Condvar,
-    requests: mpsc::Sender<Request>,
+    messages: mpsc::Sender<Message>,
     observer: Option<Observer>,
     when_unavailable: WhenUnavailable,
+    // How long before an epoch ends this ring asks for the next key.
+    lead: Duration,
+    // What the source is called.
+    source: &'static str,
     keeper: Keeper,
 }
 
@@ -346,9 +321,23 @@ struct State {
     missing_since: Instant,
 }
 
-/// How long before an epoch ends the next key is asked for.
+/// What the source is told, in the order in which it happened.
+enum Message {
+    Asked(Request),
+    Destroyed(Epoch, KeyId),
+    Rotated(Epoch),
+}
+
+/// How long before an epoch ends the next key is asked for, at the earliest.
 fn ahead(epochs: Epochs) -> Duration {
     (epochs.period / 10).min(Duration::from_secs(30))
+}
+
+/// How long before it ends this ring asks: another time than the next ring's, so that a fleet does not ask all at once.
+fn lead(epochs: Epochs) -> Result<Duration, KeyError> {
+    let mut byte = [0];
+    getrandom::fill(&mut byte).map_err(|_| KeyError::Random)?;
+    Ok(ahead(epochs).mul_f64(1.0 - f64::from(byte[0]) / 512.0))
 }
 
 /// How long a source that has been asked, and has neither answered nor failed, may leave everything withheld.
@@ -364,7 +353,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_micros(200);
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 
 impl Shared {
     fn lend<R>(&self, read: impl FnOnce(&LiveKey, Now) -> R) -> Option<R> {
@@ -414,13 +403,13 @@ impl Shared {
                 match answer {
                     Ok(key) => {
                         state.close_pending();
-                        let key = self.live(&mut state, key, request.epoch, false, now);
-                        news.minted(&key);
+                        let key = self.live(&mut state, key, request.epoch, now);
+                        news.minted(&key, self.source);
                         // Held ready if its time has not come and another key's has.
                         if !key.has_begun(now) && state.current.is_some() {
-                            news.retire(state.next.replace(key));
+                            news.retire(state.next.replace(key), Reason::Superseded);
                         } else {
-                            news.retire(state.current.replace(key));
+                            news.retire(state.current.replace(key), Reason::Superseded);
                         }
                         self.lend_out(&state, &mut news);
                     }
@@ -444,11 +433,9 @@ impl Shared {
         let mut news = News::default();
         let mut state = self.lock();
         let before = state.minted;
-        news.retire(state.current.take());
-        news.retire(state.next.take());
-        state.missing_since = self.clock.now().monotonic;
-        state.close_pending();
-        self.lend_out(&state, &mut news);
+        self.destroy_all(&mut state, &mut news, Reason::Rotated);
+        // No receiver: the ring is being dropped.
+        let _ = self.messages.send(Message::Rotated(self.epochs.at(self.clock.now().wall)));
         self.settle(&mut state, &mut news);
         drop(state);
         self.tell(news);
@@ -465,9 +452,17 @@ impl Shared {
         key.map(|key| key.id).ok_or(KeyError::Unavailable)
     }
 
-    fn live(&self, state: &mut State, key: EpochKey, epoch: Epoch, local: bool, now: Now) -> Arc<LiveKey> {
+    fn destroy_all(&self, state: &mut State, news: &mut News, reason: Reason) {
+        news.retire(state.current.take(), reason);
+        news.retire(state.next.take(), reason);
+        state.missing_since = self.clock.now().monotonic;
+        state.close_pending();
+        self.lend_out(state, news);
+    }
+
+    fn live(&self, state: &mut State, key: EpochKey, epoch: Epoch, now: Now) -> Arc<LiveKey> {
         state.minted += 1;
-        Arc::new(LiveKey::new(key, epoch, state.minted, local, self.epochs, now))
+        Arc::new(LiveKey::new(key, epoch, state.minted, self.epochs, now))
     }
 
     /// Forgets what was asked for when the clock said something else: a key of a far-away epoch would be used for as
@@ -487,7 +482,7 @@ impl Shared {
         let mut changed = false;
         for slot in [&mut state.current, &mut state.next] {
             if slot.as_ref().is_some_and(|key| key.is_over(now)) {
-                news.retire(slot.take());
+                news.retire(slot.take(), Reason::EpochEnded);
                 changed = true;
             }
         }
@@ -506,10 +501,8 @@ impl Shared {
         self.give_up_on_other_times(state, now);
         let wanted = match &state.current {
             None => Some(present),
-            Some(key) if key.local => Some(present),
-            Some(key) if state.next.is_none() && until(key.end, now.wall) <= ahead(self.epochs) => {
-                Some(Epoch(key.epoch.0 + 1))
-            }
+            Some(key) if key.is_local() => Some(present),
+            Some(key) if state.next.is_none() && until(key.end, now.wall) <= self.lead => Some(Epoch(key.epoch.0 + 1)),
             Some(_) => None,
         };
         if wanted.is_none() {
@@ -536,14 +529,14 @@ impl Shared {
         let request = Request { epoch, generation };
         state.pending = Some(request);
         // No receiver: the ring is being dropped.
-        let _ = self.requests.send(request);
+        let _ = self.messages.send(Message::Asked(request));
     }
 
     fn degrade(&self, state: &mut State, epoch: Epoch, now: Now, news: &mut News) {
         // Without randomness or memory everything stays withheld; the next turn tries again.
         if let Ok(key) = EpochKey::random() {
-            let key = self.live(state, key, epoch, true, now);
-            news.minted(&key);
+            let key = self.live(state, key.from_origin(Origin::Local), epoch, now);
+            news.minted(&key, self.source);
             state.current = Some(key);
             self.lend_out(state, news);
         }
@@ -554,8 +547,11 @@ impl Shared {
         let keys = (state.current.is_some() || state.next.is_some())
             .then(|| Keys { current: state.current.clone(), next: state.next.clone() });
         self.lent.replace(keys);
-        for key in news.retired.drain(..) {
-            let event = KeyEvent::Destroyed { key: key.id, epoch: key.epoch };
+        for (key, reason) in news.retired.drain(..) {
+            let event = KeyEvent::Destroyed { key: key.id, epoch: key.epoch, reason };
+            if !key.is_local() {
+                let _ = self.messages.send(Message::Destroyed(key.epoch, key.id));
+            }
             let last = Arc::into_inner(key);
             debug_assert!(last.is_some(), "a key outlived its readers");
             drop(last);
@@ -570,7 +566,7 @@ impl Shared {
             let left = until(key.end, now.wall);
             sleep = sleep.min(left).min(key.deadline.saturating_duration_since(now.monotonic));
             if state.next.is_none()
-                && let Some(until_asked) = left.checked_sub(ahead(self.epochs))
+                && let Some(until_asked) = left.checked_sub(self.lead)
             {
                 sleep = sleep.min(until_asked);
             }
@@ -588,7 +584,7 @@ impl Shared {
             // An observer that panics, or a subscriber, must not take the ring's threads with it.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 #[cfg(feature = "tracing")]
-                trace(event);
+                super::event::trace(event);
                 if let Some(observer) = &self.observer {
                     observer(event);
                 }
@@ -601,12 +597,111 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let mut news = News::default();
         let mut state = self.lock();
-        news.retire(state.current.take());
-        news.retire(state.next.take());
+        news.retire(state.current.take(), Reason::RingDropped);
+        news.retire(state.next.take(), Reason::RingDropped);
         self.lend_out(&state, &mut news);
         drop(state);
         self.tell(news);
         self.keeper.wake();
+    }
+}
+
+/// A ring, for its source: what the source knows before it is asked. It does not keep the ring alive.
+#[derive(Clone)]
+pub struct RingHandle {
+    shared: Weak<Shared>,
+}
+
+impl RingHandle {
+    /// What the ring's clocks say; nothing if the ring is gone.
+    #[must_use]
+    pub fn now(&self) -> Option<Now> {
+        self.shared.upgrade().map(|ring| ring.clock.now())
+    }
+
+    /// The epoch in which the ring is by the wall clock; nothing if the ring is gone.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.shared.upgrade().map(|ring| ring.epochs.at(ring.clock.now().wall))
+    }
+
+    /// The length of the ring's epochs; nothing if the ring is gone.
+    #[must_use]
+    pub fn epochs(&self) -> Option<Epochs> {
+        self.shared.upgrade().map(|ring| ring.epochs)
+    }
+
+    /// Lends the key that the source gave for `epoch`, if the ring still has it and its epoch is not over.
+    ///
+    /// A key can't be destroyed while it is lent: `read` must not wait for anything.
+    pub fn lend<R>(&self, epoch: Epoch, read: impl FnOnce(&EpochKey) -> R) -> Option<R> {
+        let ring = self.shared.upgrade()?;
+        let lent = ring.lent.with(reader(), |keys| {
+            let now = ring.clock.now();
+            let key = [keys.current.as_deref(), keys.next.as_deref()]
+                .into_iter()
+                .flatten()
+                .find(|key| key.epoch == epoch && !key.is_local() && !key.is_over(now))?;
+            Some(read(&key.key))
+        });
+        lent.flatten()
+    }
+
+    /// Puts `key` in the place of the one that the ring has for `epoch`, and destroys that one, between two requests. If
+    /// the ring has none, `key` is dropped: it will ask for it.
+    pub fn replace(&self, epoch: Epoch, key: EpochKey) {
+        let Some(ring) = self.shared.upgrade() else { return };
+        let mut news = News::default();
+        {
+            let mut state = ring.lock();
+            let now = ring.clock.now();
+            let fits = |slot: &Option<Arc<LiveKey>>| {
+                slot.as_ref().is_some_and(|held| held.epoch == epoch && !held.is_over(now))
+            };
+            let is_current = fits(&state.current);
+            if is_current || fits(&state.next) {
+                // Whatever the ring is waiting for, it is this.
+                if state.pending.is_some_and(|request| request.epoch == epoch) {
+                    state.close_pending();
+                }
+                let key = ring.live(&mut state, key, epoch, now);
+                news.minted(&key, ring.source);
+                let slot = if is_current { &mut state.current } else { &mut state.next };
+                news.retire(slot.replace(key), Reason::Superseded);
+                ring.lend_out(&state, &mut news);
+            }
+        }
+        ring.tell(news);
+    }
+
+    /// Destroys the key of `epoch`, if the ring has it, and any of a later epoch; the ring asks for others.
+    pub fn destroy(&self, epoch: Epoch, reason: Reason) {
+        let Some(ring) = self.shared.upgrade() else { return };
+        let mut news = News::default();
+        {
+            let mut state = ring.lock();
+            if state.current.as_ref().is_some_and(|key| key.epoch >= epoch) {
+                ring.destroy_all(&mut state, &mut news, reason);
+            } else if state.next.as_ref().is_some_and(|key| key.epoch >= epoch) {
+                news.retire(state.next.take(), reason);
+                ring.lend_out(&state, &mut news);
+            }
+            ring.settle(&mut state, &mut news);
+        }
+        ring.tell(news);
+    }
+
+    /// Tells whoever listens to the ring's events.
+    pub fn notice(&self, notice: Notice) {
+        if let Some(ring) = self.shared.upgrade() {
+            ring.tell(News { retired: Vec::new(), events: vec![KeyEvent::Noticed { notice }] });
+        }
+    }
+}
+
+impl fmt::Debug for RingHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingHandle").finish_non_exhaustive()
     }
 }
 
@@ -628,21 +723,23 @@ impl State {
 /// What a change leaves behind: keys to be destroyed, and events to be told once no lock is held.
 #[derive(Default)]
 struct News {
-    retired: Vec<Arc<LiveKey>>,
+    retired: Vec<(Arc<LiveKey>, Reason)>,
     events: Vec<KeyEvent>,
 }
 
 impl News {
-    fn retire(&mut self, key: Option<Arc<LiveKey>>) {
-        self.retired.extend(key);
+    fn retire(&mut self, key: Option<Arc<LiveKey>>, reason: Reason) {
+        self.retired.extend(key.map(|key| (key, reason)));
     }
 
-    fn minted(&mut self, key: &LiveKey) {
+    fn minted(&mut self, key: &LiveKey, source: &'static str) {
         self.events.push(KeyEvent::Minted {
             key: key.id,
             epoch: key.epoch,
-            protection: key.key.0.protection(),
-            local: key.local,
+            protection: key.key.secret.protection(),
+            local: key.is_local(),
+            origin: key.key.origin,
+            source,
         });
     }
 }
@@ -710,32 +807,46 @@ fn keep_time(ring: &Weak<Shared>) {
 }
 
 // A thread of its own: however long the source takes, the other one destroys on time.
-fn answer_requests(ring: &Weak<Shared>, asked: &mpsc::Receiver<Request>, mut source: Box<dyn KeySource>) {
-    while let Ok(request) = asked.recv() {
-        // Of several only the latest is still waited for.
-        let request = asked.try_iter().last().unwrap_or(request);
-        let answer = ask(source.as_mut(), request);
-        let Some(shared) = ring.upgrade() else { return };
-        shared.arrive(request, answer);
+fn attend(ring: &Weak<Shared>, told: &mpsc::Receiver<Message>, mut source: Box<dyn KeySource>) {
+    let mut rest = tend(source.as_mut());
+    loop {
+        let message = match rest {
+            Some(rest) => told.recv_timeout(rest),
+            None => told.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+        };
+        let first = match message {
+            Ok(message) => Some(message),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        };
+        let mut request = None;
+        for message in first.into_iter().chain(told.try_iter()) {
+            match message {
+                // Of several only the latest is still waited for.
+                Message::Asked(asked) => request = Some(asked),
+                Message::Destroyed(epoch, key) => guard(|| source.destroyed(epoch, key)).unwrap_or_default(),
+                Message::Rotated(epoch) => guard(|| source.rotated(epoch)).unwrap_or_default(),
+            }
+        }
+        if let Some(request) = request {
+            let answer = ask(source.as_mut(), request);
+            let Some(ring) = ring.upgrade() else { return };
+            ring.arrive(request, answer);
+        }
+        rest = tend(source.as_mut());
     }
+}
+
+fn tend(source: &mut dyn KeySource) -> Option<Duration> {
+    // One that panicked here would do so again, at once.
+    guard(|| source.tend()).unwrap_or(Some(LAST_RETRY))
 }
 
 fn ask(source: &mut dyn KeySource, request: Request) -> Result<EpochKey, KeyError> {
-    // A source that panics is a source that has no key; it must not take the ring's threads with it.
-    catch_unwind(AssertUnwindSafe(|| source.key(request))).unwrap_or(Err(KeyError::Unavailable))
+    guard(|| source.key(request)).unwrap_or(Err(KeyError::Unavailable))
 }
 
-#[cfg(feature = "tracing")]
-fn trace(event: KeyEvent) {
-    const TARGET: &str = "ipveil::keys";
-
-    match event {
-        KeyEvent::Minted { key, epoch, protection, local } => {
-            tracing::info!(target: TARGET, %key, %epoch, %protection, local, "key minted")
-        }
-        KeyEvent::Destroyed { key, epoch } => tracing::info!(target: TARGET, %key, %epoch, "key destroyed"),
-        KeyEvent::SourceFailed { epoch, error } => {
-            tracing::warn!(target: TARGET, %epoch, %error, "no key from the source")
-        }
-    }
+/// A source that panics is a source that has no key; it must not take the ring's threads with it.
+fn guard<R>(call: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
 }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use zeroize::zeroize_stack;
+
 use super::KeyError;
 
 /// How well the operating system keeps key bytes from leaving this process.
@@ -59,6 +61,23 @@ impl Secret {
     pub(super) fn protection(&self) -> Protection {
         self.0.protection
     }
+
+    /// The keyed hash of `input`, and the stack wiped where it was worked out.
+    #[inline]
+    pub(super) fn hash(&self, input: &[u8]) -> Option<[u8; 32]> {
+        let hash = keyed_hash(self.expose()?, input);
+        zeroize_stack::<HASHING_STACK>();
+        Some(hash)
+    }
+}
+
+/// How much stack BLAKE3 writes to for one chunk, with room to spare: `tests/erasure.rs` finds out if it is too little.
+const HASHING_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 1024 };
+
+// Never inlined: its frame, with BLAKE3's copy of the key, has to lie where it is wiped afterwards.
+#[inline(never)]
+fn keyed_hash(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
+    *blake3::keyed_hash(key, input).as_bytes()
 }
 
 impl fmt::Debug for Secret {
