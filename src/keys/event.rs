@@ -1,6 +1,9 @@
 //! What is told of keys: what happened to one, and what a source has to say.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use super::{Epoch, KeyError, KeyId, Protection};
 
@@ -15,6 +18,8 @@ pub enum KeyEvent {
         key: KeyId,
         /// The epoch in which it is used.
         epoch: Epoch,
+        /// When its epoch ends, by the wall clock.
+        until: SystemTime,
         /// How its bytes are protected.
         protection: Protection,
         /// It was made here because the source had none.
@@ -187,7 +192,7 @@ pub(super) fn trace(event: KeyEvent) {
     const TARGET: &str = "ipveil::keys";
 
     match event {
-        KeyEvent::Minted { key, epoch, protection, local, origin, source } => {
+        KeyEvent::Minted { key, epoch, protection, local, origin, source, .. } => {
             tracing::info!(target: TARGET, %key, %epoch, %protection, local, %origin, source, "key minted")
         }
         KeyEvent::Destroyed { key, epoch, reason } => {

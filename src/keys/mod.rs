@@ -42,6 +42,8 @@ mod event;
 mod lend;
 mod memory;
 mod ring;
+#[cfg(unix)]
+mod runtime_file;
 mod secret;
 
 use std::{
@@ -58,6 +60,8 @@ use zeroize::Zeroizing;
 
 #[cfg(feature = "geo")]
 pub(crate) use self::lend::Lent;
+#[cfg(unix)]
+pub use self::runtime_file::{RuntimeFile, RuntimeFileError};
 use self::secret::Secret;
 pub use self::{
     clock::{Clock, ManualClock, Now, SystemClock},
@@ -168,6 +172,12 @@ pub(crate) fn reader() -> usize {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 8]);
 
+impl KeyId {
+    fn of(key: &Secret) -> Option<Self> {
+        key.hash(b"ipveil key id").map(|hash| Self(*hash.first_chunk().expect("32 bytes hold 8")))
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -221,9 +231,7 @@ impl EpochKey {
     /// The name under which events speak of this key.
     #[must_use]
     pub fn id(&self) -> KeyId {
-        let hash = self.hash(b"ipveil key id").unwrap_or_default();
-        let (id, _) = hash.split_first_chunk().expect("32 bytes hold 8");
-        KeyId(*id)
+        KeyId::of(&self.secret).unwrap_or(KeyId([0; 8]))
     }
 
     /// The keyed hash of `input`; nothing in a process that was forked from the key's own.

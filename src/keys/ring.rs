@@ -549,7 +549,8 @@ impl Shared {
         self.lent.replace(keys);
         for (key, reason) in news.retired.drain(..) {
             let event = KeyEvent::Destroyed { key: key.id, epoch: key.epoch, reason };
-            if !key.is_local() {
+            // A ring that ends tells its source nothing: the next process may go on with what that keeps.
+            if !key.is_local() && reason != Reason::RingDropped {
                 let _ = self.messages.send(Message::Destroyed(key.epoch, key.id));
             }
             let last = Arc::into_inner(key);
@@ -736,6 +737,7 @@ impl News {
         self.events.push(KeyEvent::Minted {
             key: key.id,
             epoch: key.epoch,
+            until: key.end,
             protection: key.key.secret.protection(),
             local: key.is_local(),
             origin: key.key.origin,

@@ -86,6 +86,38 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The user as whom this process acts.
+#[cfg(unix)]
+pub(super) fn user() -> u32 {
+    // SAFETY: geteuid has no preconditions, and always succeeds.
+    unsafe { libc::geteuid() }
+}
+
+/// Whether what is written to `file` stays in memory.
+#[cfg(target_os = "linux")]
+pub(super) fn is_in_memory(file: &std::fs::File) -> std::io::Result<bool> {
+    use std::{mem::MaybeUninit, os::fd::AsRawFd as _};
+
+    const RAMFS_MAGIC: i128 = 0x8584_58f6;
+
+    let mut about = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the descriptor is open while `file` is borrowed, and there is room for the answer.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: fstatfs has succeeded, and then has filled it in.
+    let about = unsafe { about.assume_init() };
+    // The field's type is not the same everywhere; the numbers have 32 bits.
+    let kind = i128::from(about.f_type) & 0xffff_ffff;
+    Ok(kind == i128::from(libc::TMPFS_MAGIC) || kind == RAMFS_MAGIC)
+}
+
+/// Elsewhere nobody can tell.
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(super) fn is_in_memory(_: &std::fs::File) -> std::io::Result<bool> {
+    Ok(false)
+}
+
 #[cfg(target_os = "linux")]
 mod imp {
     use std::ptr::{self, NonNull};

@@ -1,0 +1,302 @@
+//! Keys in a file: what a restart keeps, what an epoch's end leaves, and which files are refused.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ipveil::{
+    KeyRing,
+    keys::{Epochs, KeyEvent, KeyId, ManualClock, Notice, Origin, RuntimeFile, RuntimeFileError},
+};
+use tempfile::TempDir;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A directory in memory, and a clock that stands at noon of some day.
+struct Scene {
+    directory: TempDir,
+    clock: ManualClock,
+    events: Arc<Mutex<Vec<KeyEvent>>>,
+}
+
+fn scene() -> Scene {
+    Scene {
+        directory: tempfile::tempdir_in("/dev/shm").unwrap(),
+        clock: ManualClock::at(DAY * 20_000 + HOUR * 12),
+        events: Arc::default(),
+    }
+}
+
+impl Scene {
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("keys")
+    }
+
+    /// As the next process would.
+    fn start(&self) -> KeyRing {
+        let file = until(|| match RuntimeFile::open(self.path()) {
+            Err(RuntimeFileError::Locked) => None,
+            other => Some(other.unwrap()),
+        });
+        let events = self.events.clone();
+        KeyRing::builder(file, Epochs::daily())
+            .clock(self.clock.clone())
+            .on_event(move |event| events.lock().unwrap().push(event))
+            .start()
+            .unwrap()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.path()).unwrap_or_default()
+    }
+
+    fn origin(&self, of: KeyId) -> Origin {
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .rev()
+            .find_map(|event| match event {
+                KeyEvent::Minted { key, origin, .. } if *key == of => Some(*origin),
+                _ => None,
+            })
+            .unwrap()
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        let events = self.events.lock().unwrap();
+        events
+            .iter()
+            .filter_map(|event| if let KeyEvent::Noticed { notice, .. } = event { Some(*notice) } else { None })
+            .collect()
+    }
+}
+
+/// Asks until there is an answer.
+#[track_caller]
+fn until<T>(mut answer: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "it never happened");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The 32 bytes of the first key in a file.
+fn first_key(bytes: &[u8]) -> [u8; 32] {
+    bytes[48..80].try_into().unwrap()
+}
+
+fn holds(bytes: &[u8], key: &[u8]) -> bool {
+    bytes.windows(key.len()).any(|window| window == key)
+}
+
+#[test]
+fn a_restart_goes_on_with_the_same_key() {
+    let scene = scene();
+    let keys = scene.start();
+    let key = keys.key_id().unwrap();
+    assert_eq!(scene.origin(key), Origin::Minted);
+    drop(keys);
+    let keys = scene.start();
+    assert_eq!(keys.key_id(), Some(key));
+    assert_eq!(scene.origin(key), Origin::Restored);
+}
+
+#[test]
+fn a_restart_just_before_the_boundary_keeps_the_next_key_too() {
+    let scene = scene();
+    let keys = scene.start();
+    let key = keys.key_id().unwrap();
+    scene.clock.advance(HOUR * 12 - Duration::from_secs(2));
+    let prepared = || {
+        let events = scene.events.lock().unwrap();
+        events.iter().find_map(|event| match event {
+            KeyEvent::Minted { key: next, .. } if *next != key => Some(*next),
+            _ => None,
+        })
+    };
+    let next = until(prepared);
+    drop(keys);
+    let keys = scene.start();
+    assert_eq!(keys.key_id(), Some(key));
+    until(|| (scene.origin(next) == Origin::Restored).then_some(()));
+    scene.clock.advance(Duration::from_secs(2));
+    until(|| (keys.key_id() == Some(next)).then_some(()));
+}
+
+#[test]
+fn at_the_end_of_the_epoch_the_key_is_overwritten_in_the_file() {
+    let scene = scene();
+    let keys = scene.start();
+    let before = keys.key_id();
+    let secret = first_key(&scene.bytes());
+    scene.clock.advance(DAY);
+    until(|| (keys.key_id().is_some() && keys.key_id() != before).then_some(()));
+    until(|| (!holds(&scene.bytes(), &secret)).then_some(()));
+}
+
+#[test]
+fn a_file_whose_epoch_ended_while_nobody_was_there_is_wiped_and_not_used() {
+    let scene = scene();
+    let keys = scene.start();
+    let key = keys.key_id().unwrap();
+    let secret = first_key(&scene.bytes());
+    drop(keys);
+    scene.clock.advance(DAY);
+    let keys = scene.start();
+    assert_ne!(keys.key_id(), Some(key));
+    assert!(!holds(&scene.bytes(), &secret));
+    assert!(scene.notices().contains(&Notice::FileWiped("a key in it was over")));
+    // Not even if somebody sets the clock back: it is gone.
+    drop(keys);
+    scene.clock.set_wall(DAY * 20_000 + HOUR * 13);
+    assert_ne!(scene.start().key_id(), Some(key));
+}
+
+#[test]
+fn rotate_takes_the_key_out_of_the_file_before_it_returns() {
+    let scene = scene();
+    let keys = scene.start();
+    let (key, secret) = (keys.key_id().unwrap(), first_key(&scene.bytes()));
+    let new = keys.rotate().unwrap();
+    assert!(!holds(&scene.bytes(), &secret));
+    drop(keys);
+    let restarted = scene.start().key_id().unwrap();
+    assert_eq!(restarted, new);
+    assert_ne!(restarted, key);
+}
+
+#[test]
+fn a_key_of_another_boot_is_wiped() {
+    let scene = scene();
+    let keys = scene.start();
+    let key = keys.key_id();
+    drop(keys);
+    let mut bytes = scene.bytes();
+    bytes[24..32].fill(7);
+    let check = *blake3::hash(&bytes[8..80]).as_bytes();
+    bytes[80..88].copy_from_slice(&check[..8]);
+    fs::write(scene.path(), &bytes).unwrap();
+    let keys = scene.start();
+    assert!(keys.key_id().is_some());
+    assert_ne!(keys.key_id(), key);
+    assert!(!holds(&scene.bytes(), &first_key(&bytes)));
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let scene = scene();
+    let _keys = scene.start();
+    let refused = RuntimeFile::open(scene.path()).unwrap_err();
+    assert!(matches!(refused, RuntimeFileError::Locked), "{refused}");
+}
+
+#[test]
+fn a_file_that_others_can_read_is_refused() {
+    let scene = scene();
+    drop(scene.start());
+    for mode in [0o640, 0o604, 0o602, 0o666] {
+        fs::set_permissions(scene.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let refused = until(|| match RuntimeFile::open(scene.path()).unwrap_err() {
+            RuntimeFileError::Locked => None,
+            other => Some(other),
+        });
+        assert!(matches!(refused, RuntimeFileError::Mode), "{mode:o}: {refused}");
+    }
+}
+
+#[test]
+fn a_file_of_another_user_is_refused() {
+    let scene = scene();
+    fs::write(scene.path(), "").unwrap();
+    fs::set_permissions(scene.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    if chown(scene.path(), Some(12_345), None).is_err() {
+        // Only root can give files away; then there is nothing to try.
+        return;
+    }
+    let refused = RuntimeFile::open(scene.path()).unwrap_err();
+    assert!(matches!(refused, RuntimeFileError::Owner), "{refused}");
+}
+
+#[test]
+fn what_is_not_a_file_is_refused() {
+    let scene = scene();
+    fs::write(scene.directory.path().join("elsewhere"), "").unwrap();
+    symlink(scene.directory.path().join("elsewhere"), scene.path()).unwrap();
+    for path in [scene.path(), scene.directory.path().to_owned()] {
+        let refused = RuntimeFile::open(&path).unwrap_err();
+        assert!(matches!(refused, RuntimeFileError::NotAFile), "{refused}");
+    }
+}
+
+#[test]
+fn a_disk_is_refused_unless_it_is_allowed_by_name_and_then_it_is_said() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("keys");
+    let refused = RuntimeFile::open(&path).unwrap_err();
+    assert!(matches!(refused, RuntimeFileError::OnDisk), "{refused}");
+    assert!(refused.to_string().contains("tmpfs"), "{refused}");
+    assert!(!path.exists(), "nothing is left behind");
+
+    let events: Arc<Mutex<Vec<KeyEvent>>> = Arc::default();
+    let told = events.clone();
+    let file = RuntimeFile::open_even_on_a_disk_that_remembers_keys(&path).unwrap();
+    let keys = KeyRing::builder(file, Epochs::daily())
+        .on_event(move |event| told.lock().unwrap().push(event))
+        .start()
+        .unwrap();
+    assert!(keys.key_id().is_some());
+    let on_disk = |event: &KeyEvent| matches!(event, KeyEvent::Noticed { notice: Notice::FileOnDisk, .. });
+    assert!(events.lock().unwrap().iter().any(on_disk));
+}
+
+#[test]
+fn a_damaged_file_is_wiped_and_never_used() {
+    let scene = scene();
+    let keys = scene.start();
+    let key = keys.key_id().unwrap();
+    drop(keys);
+    let whole = until(|| Some(scene.bytes()).filter(|bytes| !bytes.is_empty()));
+    let secret = first_key(&whole);
+    let mut cases: Vec<Vec<u8>> = (1..whole.len()).map(|length| whole[..length].to_vec()).collect();
+    cases.push([&whole[..], &[0; 5_000]].concat());
+    cases.push(vec![0xff; whole.len()]);
+    cases.push(b"not a key file at all".to_vec());
+    for place in 0..88 {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 0x10;
+        cases.push(flipped);
+    }
+    for (place, case) in cases.iter().enumerate() {
+        scene.events.lock().unwrap().clear();
+        write(&scene.path(), case);
+        let keys = scene.start();
+        assert_ne!(keys.key_id(), Some(key), "case {place}");
+        assert!(keys.key_id().is_some() && !keys.is_degraded(), "case {place}");
+        assert!(!holds(&scene.bytes(), &secret), "case {place}");
+        assert!(
+            scene.notices().iter().any(|notice| matches!(notice, Notice::FileWiped(_))),
+            "case {place}: {:?}",
+            scene.notices()
+        );
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    let _ = fs::remove_file(path);
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
