@@ -39,6 +39,7 @@
 
 mod clock;
 mod event;
+pub mod journal;
 mod lend;
 mod memory;
 mod ring;
