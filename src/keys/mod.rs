@@ -39,6 +39,8 @@
 
 mod clock;
 mod event;
+#[cfg(feature = "redis")]
+pub mod fleet;
 pub mod journal;
 mod lend;
 mod memory;

@@ -692,6 +692,20 @@ impl RingHandle {
         ring.tell(news);
     }
 
+    /// Has the ring ask at once for a key that it could not get before, instead of after some time.
+    pub fn ask_again(&self) {
+        let Some(ring) = self.shared.upgrade() else { return };
+        let mut news = News::default();
+        {
+            let mut state = ring.lock();
+            if let Some((at, _)) = &mut state.retry {
+                *at = ring.clock.now().monotonic;
+            }
+            ring.settle(&mut state, &mut news);
+        }
+        ring.tell(news);
+    }
+
     /// Tells whoever listens to the ring's events.
     pub fn notice(&self, notice: Notice) {
         if let Some(ring) = self.shared.upgrade() {

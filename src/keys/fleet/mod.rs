@@ -1,0 +1,143 @@
+//! One key for many nodes, by way of a Redis or Valkey that never sees it.
+//!
+//! No engine destroys a value when it expires: log files, replicas, backups and freed memory keep copies. So the store is a
+//! bulletin board that nobody trusts. It never holds a key, nor anything from which one can be computed later:
+//!
+//! 1. For each epoch, every node makes a fresh X25519 key pair. The private half stays in locked memory; the public half
+//!    goes to the board, signed with the [`FleetSecret`].
+//! 2. The first node to claim the epoch (`SET … NX GET`) mints its key. The claim holds a commitment to the key, signed.
+//! 3. A node that has the key seals it to the public half of each that does not (X25519, ChaCha20-Poly1305, bound to
+//!    namespace, epoch, generation, member and commitment). One that comes later asks, and any that has the key answers.
+//! 4. At the epoch's end all private halves and the key are destroyed. From then on the whole history of the store, the
+//!    fleet secret, and root on every node *together* recover nothing: what was sealed can be opened by nobody.
+//! 5. A node whose key is not the one that was claimed (the store failed over, and forgot the first claim) takes over the
+//!    one that was. If nobody who has the claimed key answers for [`RedisSource::PATIENCE`], the fleet goes on to another
+//!    *generation*: a new key for the same epoch.
+//! 6. The panic button is a generation too: [`KeyRing::rotate`](super::KeyRing::rotate) on any node, or
+//!    [`Console::rotate_now`], and all nodes destroy the key that they have as soon as they hear of it.
+//!
+//! ```no_run
+//! use ipveil::keys::{Epochs, KeyRing, fleet::{FleetSecret, RedisSource, StoreAddress}};
+//!
+//! let secret = FleetSecret::read("/run/credentials/edge.service/fleet")?;
+//! let source = RedisSource::new(StoreAddress::single("rediss://keys.example.com")?, secret).namespace("edge")?;
+//! let keys = KeyRing::start(source, Epochs::hourly())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What the store's controller can do
+//!
+//! Delay, delete, and bring back what was there before in the same place. So pseudonyms may differ between nodes, or change
+//! in the middle of an epoch; each node that has no key of the fleet makes its own, or withholds
+//! ([`WhenUnavailable`](super::WhenUnavailable)). He can't read a key, nor become a member, nor have a node take a key that no
+//! node of this epoch has minted.
+//!
+//! # What a thief of the fleet secret can do
+//!
+//! Together with access to the store: join, and have the keys of the epochs from then on, until the secret is replaced. Not
+//! those of epochs that have ended.
+//!
+//! # Bad days
+//!
+//! No request waits for the store. While it is away the keys that nodes have remain in use until their epoch ends. Everything
+//! in the store expires with the epoch, by the store's own clock, counted from when it was written: a store whose clock is
+//! wrong does not lose claims. What is wrong is told as a [`Notice`](super::Notice): another secret or another length
+//! of epochs in the namespace, a clock that differs by more than [`RedisSource::SKEW`], a rotation that was heard of late.
+//!
+//! Private halves are destroyed by the thread that talks to the store: within the time that the store is given to answer, a
+//! few seconds at most, after the epoch's end.
+
+mod console;
+mod record;
+mod sealed;
+mod secrets;
+mod source;
+mod store;
+
+use std::fmt;
+
+pub use self::{
+    console::{Console, FleetStatus, NodeStatus},
+    secrets::{FleetSecret, FleetSecretError},
+    source::RedisSource,
+    store::StoreAddress,
+};
+
+/// Why there is no fleet. For whoever configures it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FleetError {
+    /// The store's address is not one.
+    Address,
+    /// The namespace, or the node's name, is empty, too long, or has characters that it can't have.
+    Name,
+    /// The operating system gave no randomness.
+    Random,
+    /// The store can't be used.
+    Store(&'static str),
+    /// Nobody uses the namespace.
+    Nobody,
+    /// The namespace is in use under another fleet secret, which has this public name.
+    ForeignSecret(u64),
+    /// What is in the store was not written by the fleet.
+    Forged,
+}
+
+impl fmt::Display for FleetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => {
+                "the store's address is not usable (expected a URL such as rediss://user:password@host:6379/0)"
+            }
+            Self::Name => "a namespace or a node's name has 1 to 64 letters, digits, `-`, `_` and `.`",
+            Self::Random => "the operating system gave no random bytes",
+            Self::Store(why) => return write!(f, "the store can't be used: {why}"),
+            Self::Nobody => "no node uses this namespace",
+            Self::ForeignSecret(id) => {
+                return write!(f, "the namespace is in use under another fleet secret, {id:016x}");
+            }
+            Self::Forged => "what is in the store was not written by the fleet, or was changed",
+        })
+    }
+}
+
+impl std::error::Error for FleetError {}
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+fn random_number() -> Option<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(u64::from_be_bytes(bytes))
+}
+
+/// What things are called in the store. The braces have a cluster keep all of a namespace in one place.
+struct Names<'a>(&'a str);
+
+impl Names<'_> {
+    fn fleet(&self) -> String {
+        format!("ipveil:{{{}}}:fleet", self.0)
+    }
+
+    fn nodes(&self) -> String {
+        format!("ipveil:{{{}}}:nodes", self.0)
+    }
+
+    fn generation(&self, epoch: u64) -> String {
+        format!("ipveil:{{{}}}:{epoch}:generation", self.0)
+    }
+
+    fn claim(&self, epoch: u64, generation: u64) -> String {
+        format!("ipveil:{{{}}}:{epoch}:{generation}:claim", self.0)
+    }
+
+    fn members(&self, epoch: u64, generation: u64) -> String {
+        format!("ipveil:{{{}}}:{epoch}:{generation}:members", self.0)
+    }
+
+    fn sealed(&self, epoch: u64, generation: u64) -> String {
+        format!("ipveil:{{{}}}:{epoch}:{generation}:sealed", self.0)
+    }
+}

@@ -1,0 +1,236 @@
+//! What the nodes of a fleet know each other by.
+
+use std::{fmt, fs, io, io::Read as _, path::Path};
+
+use zeroize::{Zeroizing, zeroize_stack};
+
+use super::super::{KeyError, Secret};
+
+/// The fleet secret: who knows it is a node of the fleet.
+///
+/// 32 bytes, made by a machine: [`generate`](Self::generate), or `ipveil keys new-secret`. It says who may get a key; no key
+/// can be computed from it. Whoever steals it can join from then on, if they can reach the store, until it is
+/// replaced; what came before stays closed.
+///
+/// # Replacing it
+///
+/// A file may have two lines: the node signs with the first, and accepts both. So, without a gap: add the new one as the
+/// second line on all nodes, and restart them one by one; swap the lines, and restart; after the running epoch has ended
+/// remove the old line, and restart.
+pub struct FleetSecret {
+    // What signs comes first.
+    accepted: Vec<Keys>,
+}
+
+/// What is derived from one secret. The secret itself is not kept.
+pub(super) struct Keys {
+    pub(super) id: u64,
+    pub(super) mac: Secret,
+    pub(super) seal: Secret,
+}
+
+impl FleetSecret {
+    /// A new one, as the line of text to be put into a file. It is the only place where the secret can be seen.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Random`] if the system has no randomness to give.
+    pub fn generate() -> Result<Zeroizing<String>, KeyError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
+        let mut line = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * (32 + CHECK)));
+        line.push_str(PREFIX);
+        let check = check(&bytes);
+        for byte in bytes.iter().chain(&check) {
+            for digit in [byte >> 4, byte & 15] {
+                line.push(char::from_digit(digit.into(), 16).expect("4 bits are a hexadecimal digit"));
+            }
+        }
+        Ok(line)
+    }
+
+    /// From a file, such as a systemd credential, that others can't read.
+    ///
+    /// # Errors
+    ///
+    /// A [`FleetSecretError`], which never quotes what is in there.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, FleetSecretError> {
+        let mut file = fs::File::open(path)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            if file.metadata()?.mode() & 0o007 != 0 {
+                return Err(FleetSecretError::Mode);
+            }
+        }
+        // Never grown, so that no half of it stays behind in memory that was given back.
+        let mut text = Zeroizing::new([0; LONGEST_FILE + 1]);
+        let mut length = 0;
+        while length < text.len() {
+            match file.read(&mut text[length..])? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        if length > LONGEST_FILE {
+            return Err(FleetSecretError::Text);
+        }
+        Self::parse(&text[..length])
+    }
+
+    /// From the text of such a file.
+    ///
+    /// # Errors
+    ///
+    /// A [`FleetSecretError`], which never quotes the text.
+    pub fn parse(text: &[u8]) -> Result<Self, FleetSecretError> {
+        let mut accepted = Vec::new();
+        for line in text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
+            let mut bytes = Zeroizing::new([0; 32]);
+            decode(line, &mut bytes).ok_or(FleetSecretError::Text)?;
+            let keys = Keys::derive(&bytes);
+            zeroize_stack::<STACK>();
+            accepted.push(keys?);
+        }
+        match accepted.len() {
+            1 | 2 => Ok(Self { accepted }),
+            _ => Err(FleetSecretError::Text),
+        }
+    }
+
+    /// The public name of the secret that signs: what notices and statuses call it by.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.first().id
+    }
+
+    pub(super) fn first(&self) -> &Keys {
+        self.accepted.first().expect("parse takes no file without a secret")
+    }
+
+    pub(super) fn with_id(&self, id: u64) -> Option<&Keys> {
+        self.accepted.iter().find(|keys| keys.id == id)
+    }
+}
+
+impl Keys {
+    // Never inlined: what it leaves on the stack is wiped afterwards.
+    #[inline(never)]
+    fn derive(secret: &[u8; 32]) -> Result<Self, KeyError> {
+        let derive = |context| Zeroizing::new(blake3::derive_key(context, secret));
+        let id = derive("ipveil fleet secret v1 public id");
+        Ok(Self {
+            id: u64::from_be_bytes(*id.first_chunk().expect("32 bytes hold 8")),
+            mac: Secret::take(&mut derive("ipveil fleet secret v1 records"))?,
+            seal: Secret::take(&mut derive("ipveil fleet secret v1 sealed keys"))?,
+        })
+    }
+}
+
+impl fmt::Debug for FleetSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetSecret").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no fleet secret. For whoever wrote the file; it is never quoted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FleetSecretError {
+    /// It is not what `ipveil keys new-secret` prints, or not one or two lines of it.
+    Text,
+    /// Everybody may read it.
+    Mode,
+    /// There is no memory to keep it in.
+    Key(KeyError),
+    /// The system said no.
+    Io(io::Error),
+}
+
+impl fmt::Display for FleetSecretError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "the fleet secret is not usable (expected one or two lines made by `ipveil keys new-secret`)",
+            Self::Mode => "everybody may read the fleet secret (expected mode 0600 or 0640)",
+            Self::Key(error) => return error.fmt(f),
+            Self::Io(error) => return write!(f, "the fleet secret can't be read: {error}"),
+        })
+    }
+}
+
+impl std::error::Error for FleetSecretError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Key(error) => Some(error),
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for FleetSecretError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<KeyError> for FleetSecretError {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}
+
+fn decode(line: &[u8], secret: &mut [u8; 32]) -> Option<()> {
+    let digits = line.strip_prefix(PREFIX.as_bytes()).filter(|digits| digits.len() == 2 * (32 + CHECK))?;
+    let (pairs, _) = digits.as_chunks::<2>();
+    let mut bytes = Zeroizing::new([0; 32 + CHECK]);
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
+    }
+    secret.copy_from_slice(&bytes[..32]);
+    // So that a typing error, or a passphrase, is not taken for a secret that nobody else has.
+    (bytes[32..] == check(secret)).then_some(())
+}
+
+#[inline(never)]
+fn check(secret: &[u8; 32]) -> [u8; CHECK] {
+    let hash = blake3::derive_key("ipveil fleet secret v1 check", secret);
+    *hash.first_chunk().expect("32 bytes hold 4")
+}
+
+const PREFIX: &str = "ipveil-fleet-1-";
+const CHECK: usize = 4;
+const LONGEST_FILE: usize = 1024;
+pub(super) const STACK: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_generated_can_be_read() {
+        let (one, two) = (FleetSecret::generate().unwrap(), FleetSecret::generate().unwrap());
+        let both = FleetSecret::parse(format!("{}\n\n  {}\r\n", &*one, &*two).as_bytes()).unwrap();
+        let (first, second) =
+            (FleetSecret::parse(one.as_bytes()).unwrap(), FleetSecret::parse(two.as_bytes()).unwrap());
+        assert_eq!(both.id(), first.id());
+        assert!(both.with_id(second.id()).is_some() && first.with_id(second.id()).is_none());
+    }
+
+    #[test]
+    fn what_was_typed_is_refused_and_never_quoted() {
+        let made = FleetSecret::generate().unwrap();
+        let mut cases = vec![String::new(), "correct horse battery staple".to_owned(), "0".repeat(64)];
+        cases.push(made[..made.len() - 1].to_owned());
+        cases.push(format!("{PREFIX}{}", "0".repeat(72)));
+        let last = if made.ends_with('0') { '1' } else { '0' };
+        cases.push(format!("{}{last}", &made[..made.len() - 1]));
+        cases.push(format!("{0}\n{0}\n{0}\n", &*made));
+        for case in cases {
+            let error = FleetSecret::parse(case.as_bytes()).unwrap_err();
+            assert!(matches!(error, FleetSecretError::Text));
+            assert!(!format!("{error} {error:?}").contains("horse"));
+        }
+    }
+}

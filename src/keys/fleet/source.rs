@@ -1,0 +1,741 @@
+//! A node of the fleet: how it gets the epoch's key, and gives it to others.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt, mem, thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use redis::{Cmd, FromRedisValue, Value, cmd};
+
+use super::{
+    super::{Epoch, EpochKey, KeyError, KeyId, KeySource, Notice, Reason, Request, RingHandle, until},
+    FleetError, Names, is_name, random_number,
+    record::{Claim, Fleet, Generation, Member, Node, Place, Record, Unbelievable},
+    sealed::{self, Address, Pair},
+    secrets::FleetSecret,
+    store::{Away, Store, StoreAddress},
+};
+
+/// A [`KeySource`] that agrees with the other nodes of its fleet: see the [module](super).
+pub struct RedisSource {
+    store: Store,
+    node: Identity,
+    ring: Option<RingHandle>,
+    slots: BTreeMap<u64, Slot>,
+    // The highest that was heard of for each epoch. It never goes down.
+    generations: BTreeMap<u64, Generation>,
+    // After a rotation of our own, until the store has it.
+    unspread: HashSet<u64>,
+    said: Said,
+    renewed: Option<Instant>,
+    greeted: Option<Instant>,
+    turned: Option<Instant>,
+}
+
+/// Who this node is.
+struct Identity {
+    namespace: String,
+    name: String,
+    member: u64,
+    secret: FleetSecret,
+}
+
+impl Identity {
+    /// Where what concerns no epoch stands.
+    fn anywhere(&self) -> Place<'_> {
+        Place { namespace: &self.namespace, epoch: 0, generation: 0 }
+    }
+}
+
+/// What this node has to do with one epoch's key.
+struct Slot {
+    generation: u64,
+    pair: Pair,
+    // Since when nobody answers.
+    waiting: Option<Instant>,
+    // Nobody can have this key already: its generation has just begun.
+    is_fresh: bool,
+}
+
+/// What was said already, so that it is said once.
+#[derive(Default)]
+struct Said {
+    away: Option<Away>,
+    persists: bool,
+    foreign: HashSet<u64>,
+    forged: HashSet<&'static str>,
+    period: Option<u64>,
+    skewed: bool,
+    unspread: bool,
+}
+
+/// Why there is no key now.
+enum Trouble {
+    Away,
+    /// This node may not take part, and has said why.
+    StayOut,
+    Key(KeyError),
+}
+
+impl From<Away> for Trouble {
+    fn from(_: Away) -> Self {
+        Self::Away
+    }
+}
+
+impl From<KeyError> for Trouble {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}
+
+/// What is in the store for one epoch.
+struct Board {
+    fleet: Option<Vec<u8>>,
+    generation: Option<Vec<u8>>,
+    claim: Option<Vec<u8>>,
+    members: HashMap<String, Vec<u8>>,
+    sealed: HashSet<String>,
+    // By the store's clock, since 1970.
+    time: Duration,
+}
+
+impl RedisSource {
+    /// How long nobody who has the key may be silent until the fleet takes another.
+    pub const PATIENCE: Duration = Duration::from_secs(3);
+    /// How far a node's clock may be from the store's until it is said.
+    pub const SKEW: Duration = Duration::from_secs(60);
+
+    /// A node of the fleet that has this secret, in the namespace `default`.
+    #[must_use]
+    pub fn new(store: StoreAddress, secret: FleetSecret) -> Self {
+        let node = Identity { namespace: "default".to_owned(), name: String::new(), member: 0, secret };
+        Self {
+            store: Store::new(store),
+            node,
+            ring: None,
+            slots: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            unspread: HashSet::new(),
+            said: Said::default(),
+            renewed: None,
+            greeted: None,
+            turned: None,
+        }
+    }
+
+    /// Which fleet of several on one store.
+    ///
+    /// # Errors
+    ///
+    /// [`FleetError::Name`] unless it has 1 to 64 letters, digits, `-`, `_` and `.`.
+    pub fn namespace(mut self, namespace: &str) -> Result<Self, FleetError> {
+        if !is_name(namespace) {
+            return Err(FleetError::Name);
+        }
+        namespace.clone_into(&mut self.node.namespace);
+        Ok(self)
+    }
+
+    /// What this node is called in a status. It need not be unique.
+    ///
+    /// # Errors
+    ///
+    /// As [`namespace`](Self::namespace).
+    pub fn node(mut self, name: &str) -> Result<Self, FleetError> {
+        if !is_name(name) {
+            return Err(FleetError::Name);
+        }
+        name.clone_into(&mut self.node.name);
+        Ok(self)
+    }
+
+    fn notice(&self, notice: Notice) {
+        if let Some(ring) = &self.ring {
+            ring.notice(notice);
+        }
+    }
+
+    /// A generation that was never heard of is 0.
+    fn generation(&self, epoch: u64) -> u64 {
+        self.generations.get(&epoch).map_or(0, |generation| generation.number)
+    }
+
+    fn place(&self, epoch: u64) -> Place<'_> {
+        Place { namespace: &self.node.namespace, epoch, generation: self.generation(epoch) }
+    }
+
+    /// How long what is written for `epoch` has to stay: some minutes longer than the epoch, for nodes whose clocks are slow.
+    fn expiry(&self, epoch: u64, wall: SystemTime) -> Option<u64> {
+        let epochs = self.ring.as_ref()?.epochs()?;
+        let left = until(epochs.end(Epoch(epoch)), wall) + epochs.period().min(LINGER);
+        u64::try_from(left.as_millis()).ok()
+    }
+
+    /// Forgets what is over: with the private halves goes whatever was sealed for this node.
+    fn forget_the_past(&mut self) {
+        let present = self.ring.as_ref().and_then(RingHandle::epoch);
+        let is_kept = |epoch: &u64| present.is_some_and(|present| (present.0..=present.0 + 1).contains(epoch));
+        self.slots.retain(|epoch, _| is_kept(epoch));
+        self.generations.retain(|epoch, _| is_kept(epoch));
+        self.unspread.retain(is_kept);
+    }
+
+    /// Looks at the store, and does for `epoch` what is to be done: whether or not the ring wants a key. Gives one if the ring
+    /// wants it and it can be had.
+    fn turn(&mut self, epoch: u64, is_wanted: bool) -> Result<Option<EpochKey>, Trouble> {
+        let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
+        let now = ring.now().ok_or(Trouble::StayOut)?;
+        let board = self.read(epoch)?;
+        self.look_at_the_clock(now.wall, board.time);
+        self.look_at_the_fleet(&board)?;
+        if self.look_at_the_generation(epoch, &board, now.wall)? {
+            // What else was read is of an earlier one.
+            return Ok(None);
+        }
+
+        let is_held = ring.lend(Epoch(epoch), |key| sealed::commitment(key, self.place(epoch))).flatten();
+        if is_held.is_none() && !is_wanted {
+            return Ok(None);
+        }
+        let generation = self.generation(epoch);
+        if self.slots.get(&epoch).is_none_or(|slot| slot.generation != generation) {
+            let slot = Slot { generation, pair: Pair::random()?, waiting: None, is_fresh: false };
+            self.slots.insert(epoch, slot);
+        }
+        self.introduce(epoch, &board, now.wall)?;
+
+        let claim = match &board.claim {
+            None => match is_held {
+                // The store has forgotten it.
+                Some(commitment) => {
+                    let key = ring.lend(Epoch(epoch), EpochKey::id).ok_or(Trouble::StayOut)?;
+                    self.claim(epoch, commitment, key, now.wall)?;
+                    return Ok(None);
+                }
+                None => return self.mint(epoch, &ring, now.wall),
+            },
+            Some(record) => match Claim::believe(record, &self.node.secret, self.place(epoch)) {
+                Ok(claim) => claim,
+                Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
+                Err(Unbelievable::Forged) => {
+                    self.forged("the claim to an epoch");
+                    // Out of the way: whoever has the key claims again, before anybody mints another.
+                    let name = Names(&self.node.namespace).claim(epoch, generation);
+                    self.ask(&[cmd("DEL").arg(name).take()])?;
+                    return Ok(None);
+                }
+            },
+        };
+        match is_held {
+            Some(commitment) if commitment == claim.commitment => {
+                self.await_nobody(epoch);
+                self.answer(epoch, &board, &claim, &ring, now.wall)?;
+                Ok(None)
+            }
+            Some(_) => {
+                if let Some(key) = self.open(epoch, &board, &claim)? {
+                    self.await_nobody(epoch);
+                    ring.notice(Notice::SplitHealed);
+                    ring.replace(Epoch(epoch), key);
+                } else {
+                    self.lose_patience(epoch, now.wall)?;
+                }
+                Ok(None)
+            }
+            None => {
+                let key = self.open(epoch, &board, &claim)?;
+                match key {
+                    Some(_) => self.await_nobody(epoch),
+                    None => self.lose_patience(epoch, now.wall)?,
+                }
+                Ok(key)
+            }
+        }
+    }
+
+    fn read(&mut self, epoch: u64) -> Result<Board, Trouble> {
+        let names = Names(&self.node.namespace);
+        let generation = self.generation(epoch);
+        let commands = [
+            cmd("GET").arg(names.fleet()).take(),
+            cmd("GET").arg(names.generation(epoch)).take(),
+            cmd("GET").arg(names.claim(epoch, generation)).take(),
+            cmd("HGETALL").arg(names.members(epoch, generation)).take(),
+            cmd("HKEYS").arg(names.sealed(epoch, generation)).take(),
+            cmd("TIME").take(),
+        ];
+        let answers = self.ask(&commands)?;
+        let mut answers = answers.into_iter();
+        let (second, micros): (u64, u64);
+        let board = Board {
+            fleet: value(answers.next())?,
+            generation: value(answers.next())?,
+            claim: value(answers.next())?,
+            members: value(answers.next())?,
+            sealed: value(answers.next())?,
+            time: {
+                (second, micros) = value(answers.next())?;
+                Duration::from_secs(second) + Duration::from_micros(micros.min(999_999))
+            },
+        };
+        Ok(board)
+    }
+
+    fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, Trouble> {
+        let answer = self.store.ask(commands);
+        match (&answer, self.said.away) {
+            (Err(away), said) if said != Some(*away) => {
+                self.said.away = Some(*away);
+                self.notice(Notice::StoreUnreachable(away.0));
+            }
+            (Ok(_), Some(_)) => {
+                self.said.away = None;
+                self.notice(Notice::StoreReached);
+            }
+            _ => {}
+        }
+        if self.store.persists && !mem::replace(&mut self.said.persists, true) {
+            self.notice(Notice::StorePersists);
+        }
+        Ok(answer?)
+    }
+
+    fn look_at_the_clock(&mut self, wall: SystemTime, store: Duration) {
+        let ours = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let is_skewed = ours.abs_diff(store) > Self::SKEW;
+        if is_skewed && !self.said.skewed {
+            let seconds = i64::try_from(ours.as_secs()).unwrap_or(i64::MAX);
+            let theirs = i64::try_from(store.as_secs()).unwrap_or(i64::MAX);
+            self.notice(Notice::ClockDiffers { seconds: seconds.saturating_sub(theirs) });
+        }
+        self.said.skewed = is_skewed;
+    }
+
+    /// Whether this node is one of those that use the namespace.
+    fn look_at_the_fleet(&mut self, board: &Board) -> Result<(), Trouble> {
+        let period = self.ring.as_ref().and_then(RingHandle::epochs).ok_or(Trouble::StayOut)?.period().as_secs();
+        let mut is_new = board.fleet.is_none();
+        if let Some(record) = &board.fleet {
+            match Fleet::believe(record, &self.node.secret, self.node.anywhere()) {
+                Ok(fleet) if fleet.period != period => {
+                    if self.said.period.replace(fleet.period) != Some(fleet.period) {
+                        self.notice(Notice::PeriodDiffers { theirs: Duration::from_secs(fleet.period) });
+                    }
+                    return Err(Trouble::StayOut);
+                }
+                Ok(_) => self.said.period = None,
+                Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
+                Err(Unbelievable::Forged) => {
+                    self.forged("the record of the fleet");
+                    is_new = true;
+                }
+            }
+        }
+        // Gone some time after the last node has.
+        if is_new || self.renewed.is_none_or(|renewed| renewed.elapsed() > FLEET_EXPIRY / 4) {
+            let record = Fleet { period }.sign(&self.node.secret, self.node.anywhere()).ok_or(Trouble::StayOut)?;
+            let mut set = cmd("SET");
+            set.arg(Names(&self.node.namespace).fleet()).arg(record).arg("PX").arg(FLEET_EXPIRY.as_millis() as u64);
+            if board.fleet.is_none() {
+                // So that of two that begin at once with different periods, one notices.
+                set.arg("NX");
+            }
+            self.ask(&[set])?;
+            self.renewed = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Whether the epoch's key is another than the one known here.
+    fn look_at_the_generation(&mut self, epoch: u64, board: &Board, wall: SystemTime) -> Result<bool, Trouble> {
+        let known = self.generations.get(&epoch).copied();
+        let place = Place { generation: 0, ..self.place(epoch) };
+        let written = match &board.generation {
+            None => None,
+            Some(record) => match Generation::believe(record, &self.node.secret, place) {
+                Ok(generation) => Some(generation),
+                Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
+                Err(Unbelievable::Forged) => {
+                    self.forged("the generation of an epoch");
+                    None
+                }
+            },
+        };
+        let (ours, theirs) = (known.map_or(0, |known| known.number), written.map_or(0, |written| written.number));
+        if let Some(written) = written.filter(|_| theirs > ours) {
+            let late = milliseconds(wall).saturating_sub(written.at);
+            let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
+            let had = ring.lend(Epoch(epoch), |_| ()).is_some();
+            self.enter(epoch, written, had);
+            ring.destroy(Epoch(epoch), Reason::Rotated);
+            if had && Duration::from_millis(late) > LATE {
+                ring.notice(Notice::RotationHeardLate { by: Duration::from_millis(late) });
+            }
+            return Ok(true);
+        }
+        match known {
+            // Forgotten by the store, or not there yet, or brought back from before.
+            Some(known) if theirs < ours => self.spread(epoch, known, wall)?,
+            _ => {}
+        }
+        if self.unspread.remove(&epoch) && self.unspread.is_empty() {
+            self.said.unspread = false;
+        }
+        Ok(false)
+    }
+
+    fn enter(&mut self, epoch: u64, generation: Generation, is_fresh: bool) {
+        self.generations.insert(epoch, generation);
+        // Dropped: what was sealed for the one before opens no more.
+        self.slots.remove(&epoch);
+        if let Ok(pair) = Pair::random() {
+            self.slots.insert(epoch, Slot { generation: generation.number, pair, waiting: None, is_fresh });
+        }
+    }
+
+    fn spread(&mut self, epoch: u64, generation: Generation, wall: SystemTime) -> Result<(), Trouble> {
+        let place = Place { generation: 0, ..self.place(epoch) };
+        let record = generation.sign(&self.node.secret, place).ok_or(Trouble::StayOut)?;
+        let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
+        let name = Names(&self.node.namespace).generation(epoch);
+        self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(expiry).take()])?;
+        Ok(())
+    }
+
+    fn next_generation(&mut self, epoch: u64, wall: SystemTime) -> Result<(), Trouble> {
+        let generation = Generation { number: self.generation(epoch) + 1, at: milliseconds(wall) };
+        self.enter(epoch, generation, true);
+        if let Some(ring) = &self.ring {
+            ring.destroy(Epoch(epoch), Reason::Superseded);
+        }
+        self.spread(epoch, generation, wall)
+    }
+
+    /// Puts this node's public half where the others look for it.
+    fn introduce(&mut self, epoch: u64, board: &Board, wall: SystemTime) -> Result<(), Trouble> {
+        let member = self.node.member;
+        let public = self.slots.get(&epoch).ok_or(Trouble::StayOut)?.pair.public;
+        let is_there = board.members.get(&field(member)).is_some_and(|record| {
+            Member::believe(record, &self.node.secret, self.place(epoch))
+                .is_ok_and(|there| there.member == member && there.public == public)
+        });
+        if is_there {
+            return Ok(());
+        }
+        let record = Member { member, public }.sign(&self.node.secret, self.place(epoch)).ok_or(Trouble::StayOut)?;
+        let name = Names(&self.node.namespace).members(epoch, self.generation(epoch));
+        self.set_field(name, field(member), record, epoch, wall)
+    }
+
+    fn set_field(
+        &mut self,
+        name: String,
+        field: String,
+        value: Vec<u8>,
+        epoch: u64,
+        wall: SystemTime,
+    ) -> Result<(), Trouble> {
+        let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
+        self.ask(&[cmd("HSET").arg(&name).arg(field).arg(value).take(), cmd("PEXPIRE").arg(&name).arg(expiry).take()])?;
+        Ok(())
+    }
+
+    /// Claims the epoch for a key; gives the claim that was there before, if there was one.
+    fn claim(
+        &mut self,
+        epoch: u64,
+        commitment: [u8; 32],
+        key: KeyId,
+        wall: SystemTime,
+    ) -> Result<Option<Vec<u8>>, Trouble> {
+        let claim = Claim { commitment, key: u64::from_be_bytes(key.0), minter: self.node.member };
+        let record = claim.sign(&self.node.secret, self.place(epoch)).ok_or(Trouble::StayOut)?;
+        let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
+        let name = Names(&self.node.namespace).claim(epoch, self.generation(epoch));
+        let set = cmd("SET").arg(name).arg(record).arg("NX").arg("GET").arg("PX").arg(expiry).take();
+        value(self.ask(&[set])?.pop())
+    }
+
+    fn mint(&mut self, epoch: u64, ring: &RingHandle, wall: SystemTime) -> Result<Option<EpochKey>, Trouble> {
+        let is_next = ring.epoch().is_some_and(|present| epoch > present.0);
+        let slot = self.slots.get_mut(&epoch).ok_or(Trouble::StayOut)?;
+        let waiting = *slot.waiting.get_or_insert_with(Instant::now);
+        // A store that has just forgotten all: whoever has the key says so within two of his turns.
+        if !is_next && !slot.is_fresh && waiting.elapsed() < GRACE {
+            return Ok(None);
+        }
+        let key = EpochKey::random()?;
+        let commitment = sealed::commitment(&key, self.place(epoch)).ok_or(Trouble::StayOut)?;
+        let before = self.claim(epoch, commitment, key.id(), wall)?;
+        self.await_nobody(epoch);
+        // Somebody was quicker: the next turn sees who.
+        Ok(before.is_none().then_some(key))
+    }
+
+    fn await_nobody(&mut self, epoch: u64) {
+        if let Some(slot) = self.slots.get_mut(&epoch) {
+            slot.waiting = None;
+            slot.is_fresh = false;
+        }
+    }
+
+    fn lose_patience(&mut self, epoch: u64, wall: SystemTime) -> Result<(), Trouble> {
+        let Some(slot) = self.slots.get_mut(&epoch) else { return Ok(()) };
+        if slot.waiting.get_or_insert_with(Instant::now).elapsed() < Self::PATIENCE {
+            return Ok(());
+        }
+        self.notice(Notice::HoldersGone);
+        self.next_generation(epoch, wall)
+    }
+
+    /// The claimed key, if somebody has sealed it for this node.
+    fn open(&mut self, epoch: u64, board: &Board, claim: &Claim) -> Result<Option<EpochKey>, Trouble> {
+        let member = self.node.member;
+        let envelope = envelope(member, &claim.commitment);
+        if !board.sealed.contains(&envelope) {
+            return Ok(None);
+        }
+        let name = Names(&self.node.namespace).sealed(epoch, self.generation(epoch));
+        let sealed: Option<Vec<u8>> = value(self.ask(&[cmd("HGET").arg(&name).arg(&envelope).take()])?.pop())?;
+        let Some(sealed) = sealed else { return Ok(None) };
+        let address = Address { place: self.place(epoch), member, commitment: &claim.commitment };
+        let slot = self.slots.get(&epoch).ok_or(Trouble::StayOut)?;
+        let key = slot.pair.open(&sealed, &self.node.secret, address);
+        if key.is_none() {
+            self.forged("a sealed key");
+            // Room for one that is none.
+            self.ask(&[cmd("HDEL").arg(&name).arg(&envelope).take()])?;
+        }
+        Ok(key)
+    }
+
+    /// Seals the key for everybody who has none yet.
+    fn answer(
+        &mut self,
+        epoch: u64,
+        board: &Board,
+        claim: &Claim,
+        ring: &RingHandle,
+        wall: SystemTime,
+    ) -> Result<(), Trouble> {
+        let mut sealed = Vec::new();
+        for (name, record) in board.members.iter().take(MOST_MEMBERS) {
+            let place = self.place(epoch);
+            let member = match Member::believe(record, &self.node.secret, place) {
+                Ok(member) if field(member.member) == *name => member,
+                Err(Unbelievable::ForeignSecret(theirs)) => {
+                    // Not for him; and not a reason to stay out.
+                    let _ = self.foreign(theirs);
+                    continue;
+                }
+                _ => {
+                    self.forged("a member");
+                    continue;
+                }
+            };
+            let envelope = envelope(member.member, &claim.commitment);
+            if member.member == self.node.member || board.sealed.contains(&envelope) {
+                continue;
+            }
+            let address = Address { place, member: member.member, commitment: &claim.commitment };
+            // One at a time, so that the key can be destroyed in between.
+            let lent = ring.lend(Epoch(epoch), |key| {
+                let is_it = sealed::commitment(key, place) == Some(claim.commitment);
+                is_it.then(|| sealed::seal(key, &member.public, &self.node.secret, address)).flatten()
+            });
+            if let Some(text) = lent.flatten() {
+                sealed.push((envelope, text));
+            }
+        }
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let name = Names(&self.node.namespace).sealed(epoch, self.generation(epoch));
+        let mut set = cmd("HSET");
+        set.arg(&name);
+        for (envelope, text) in sealed {
+            set.arg(envelope).arg(text);
+        }
+        let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
+        self.ask(&[set, cmd("PEXPIRE").arg(&name).arg(expiry).take()])?;
+        Ok(())
+    }
+
+    /// Tells whoever looks how this node is.
+    fn greet(&mut self) -> Result<(), Trouble> {
+        if self.greeted.is_some_and(|greeted| greeted.elapsed() < GREETING) {
+            return Ok(());
+        }
+        let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
+        let (now, epoch) = ring.now().zip(ring.epoch()).ok_or(Trouble::StayOut)?;
+        let key = ring.lend(epoch, EpochKey::id).map_or(0, |key| u64::from_be_bytes(key.0));
+        let node = Node {
+            member: self.node.member,
+            at: milliseconds(now.wall),
+            epoch: epoch.0,
+            generation: self.generation(epoch.0),
+            key,
+            name: self.node.name.clone(),
+        };
+        let record = node.sign(&self.node.secret, self.node.anywhere()).ok_or(Trouble::StayOut)?;
+        let name = Names(&self.node.namespace).nodes();
+        self.ask(&[
+            cmd("HSET").arg(&name).arg(field(self.node.member)).arg(record).take(),
+            cmd("PEXPIRE").arg(&name).arg(NODES_EXPIRY.as_millis() as u64).take(),
+        ])?;
+        self.greeted = Some(Instant::now());
+        Ok(())
+    }
+
+    /// All that is not asked for: others are answered, splits are healed, rotations are heard of.
+    fn attend(&mut self) -> Result<(), Trouble> {
+        self.forget_the_past();
+        let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
+        let present = ring.epoch().ok_or(Trouble::StayOut)?;
+        let turned = self.turn(present.0, false);
+        // Also if this node stays out: so that a status shows that there is such a one.
+        self.greet()?;
+        turned?;
+        if ring.lend(present, |_| ()).is_none() {
+            // It may be one of its own, or none at all.
+            ring.ask_again();
+        }
+        let next = Epoch(present.0 + 1);
+        if ring.lend(next, |_| ()).is_some() || self.unspread.contains(&next.0) {
+            self.turn(next.0, false)?;
+        }
+        Ok(())
+    }
+
+    fn foreign(&mut self, theirs: u64) -> Trouble {
+        if self.said.foreign.len() < MOST_SAID && self.said.foreign.insert(theirs) {
+            self.notice(Notice::ForeignSecret { theirs, ours: self.node.secret.id() });
+        }
+        Trouble::StayOut
+    }
+
+    fn forged(&mut self, what: &'static str) {
+        if self.said.forged.insert(what) {
+            self.notice(Notice::Forged(what));
+        }
+    }
+}
+
+impl KeySource for RedisSource {
+    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+        self.forget_the_past();
+        if self.node.member == 0 {
+            self.node.member = random_number().ok_or(KeyError::Random)?;
+        }
+        let begun = Instant::now();
+        loop {
+            match self.turn(request.epoch.0, true) {
+                Ok(Some(key)) => {
+                    // Soon: others wait for it.
+                    self.turned = None;
+                    return Ok(key);
+                }
+                Ok(None) if begun.elapsed() < ANSWER => {}
+                Err(Trouble::Key(error)) => return Err(error),
+                Ok(None) | Err(_) => return Err(KeyError::Unavailable),
+            }
+            // Two that wait for each other, one for this epoch and one for the next, would wait for ever.
+            let present = self.ring.as_ref().and_then(RingHandle::epoch);
+            if let Some(present) = present.filter(|present| *present != request.epoch) {
+                let _ = self.turn(present.0, false);
+            }
+            thread::sleep(STEP);
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn attach(&mut self, ring: RingHandle) {
+        self.ring = Some(ring);
+    }
+
+    fn destroyed(&mut self, _: Epoch, _: KeyId) {
+        self.forget_the_past();
+    }
+
+    fn rotated(&mut self, epoch: Epoch) {
+        let Some(now) = self.ring.as_ref().and_then(RingHandle::now) else { return };
+        for epoch in [epoch.0, epoch.0 + 1] {
+            let generation = Generation { number: self.generation(epoch) + 1, at: milliseconds(now.wall) };
+            self.enter(epoch, generation, true);
+            if self.spread(epoch, generation, now.wall).is_err() {
+                self.unspread.insert(epoch);
+            }
+        }
+        if !self.unspread.is_empty() && !mem::replace(&mut self.said.unspread, true) {
+            self.notice(Notice::RotationNotSpread);
+        }
+    }
+
+    fn tend(&mut self) -> Option<Duration> {
+        let rest = self.turned.and_then(|turned| TURN.checked_sub(turned.elapsed()));
+        if let Some(rest) = rest.filter(|rest| !rest.is_zero()) {
+            return Some(rest);
+        }
+        self.turned = Some(Instant::now());
+        // Whatever is wrong was said.
+        let _ = self.attend();
+        Some(TURN)
+    }
+}
+
+impl Drop for RedisSource {
+    fn drop(&mut self) {
+        // A node that ends is no longer listed; if the store is away it goes from the list by itself.
+        if self.greeted.is_some() {
+            let name = Names(&self.node.namespace).nodes();
+            let _ = self.store.ask(&[cmd("HDEL").arg(name).arg(field(self.node.member)).take()]);
+        }
+    }
+}
+
+impl fmt::Debug for RedisSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSource").field("namespace", &self.node.namespace).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn field(member: u64) -> String {
+    format!("{member:016x}")
+}
+
+/// Where a member finds the key of that commitment.
+fn envelope(member: u64, commitment: &[u8; 32]) -> String {
+    let (start, _) = commitment.split_first_chunk().expect("32 bytes hold 8");
+    format!("{member:016x}.{:016x}", u64::from_be_bytes(*start))
+}
+
+pub(super) fn milliseconds(wall: SystemTime) -> u64 {
+    let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn value<T: FromRedisValue>(answer: Option<Value>) -> Result<T, Trouble> {
+    answer.and_then(|answer| T::from_redis_value(answer).ok()).ok_or(Trouble::Away)
+}
+
+/// How often the store is looked at.
+const TURN: Duration = Duration::from_millis(250);
+/// How often while the ring waits for a key, and for how long.
+const STEP: Duration = Duration::from_millis(40);
+const ANSWER: Duration = Duration::from_millis(1500);
+/// How long a store that knows of no claim is given to hear of one.
+const GRACE: Duration = Duration::from_millis(600);
+/// How late a rotation may be heard of until it is said.
+const LATE: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(600);
+const FLEET_EXPIRY: Duration = Duration::from_secs(60);
+const GREETING: Duration = Duration::from_secs(1);
+pub(super) const NODES_EXPIRY: Duration = Duration::from_secs(3600);
+/// More than a fleet has: whoever fills the store does not fill our memory.
+const MOST_MEMBERS: usize = 4096;
+const MOST_SAID: usize = 64;

@@ -1,0 +1,201 @@
+//! A real `redis-server` for a test, and a gate in front of it that can be shut.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, Once,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Asks until there is an answer.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    within(Duration::from_secs(30), what, &mut answer)
+}
+
+/// Asks until there is an answer, which has to come within `time`.
+#[track_caller]
+pub(crate) fn within<T>(time: Duration, what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(begun.elapsed() < time, "not within {time:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A server, and the directory in which it writes.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    pub(crate) directory: TempDir,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// One that forgets everything when it stops.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&["--save", "", "--appendonly", "no"])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        install();
+        let port = free_port();
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { port, directory, arguments, child: None };
+        server.begin();
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn begin(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
+            .arg(self.directory.path())
+            .args(&self.arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server was installed above");
+        self.child = Some(child);
+        let port = self.port;
+        until("redis-server answers", || {
+            let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
+            connection.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+            connection.write_all(b"PING\r\n").ok()?;
+            let mut answer = [0; 1];
+            connection.read_exact(&mut answer).ok()
+        });
+    }
+
+    /// As a crash would.
+    pub(crate) fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// The connection of somebody who controls the store.
+    pub(crate) fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A port that nobody has, and that no other test of this process gets.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Without a server there is nothing to test, and then the test fails: it is never skipped.
+fn install() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let is_there = || Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+        if is_there() {
+            return;
+        }
+        eprintln!("redis-server is missing: installing it from the system's packages");
+        let _ = Command::new("apt-get").args(["update", "-qq"]).status();
+        let _ = Command::new("apt-get").args(["install", "-y", "-qq", "redis-server"]).status();
+        assert!(
+            is_there(),
+            "redis-server is needed for this test and could not be installed (apt-get install redis-server)"
+        );
+    });
+}
+
+/// What a node's connection goes through: it can be cut, and then nothing passes, old connections or new.
+pub(crate) struct Gate {
+    pub(crate) port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    is_shut: AtomicBool,
+    // Takes connections, and says nothing.
+    is_silent: AtomicBool,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Gate {
+    pub(crate) fn before(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gate = Self {
+            port: listener.local_addr().unwrap().port(),
+            state: Arc::new(State {
+                is_shut: AtomicBool::new(false),
+                is_silent: AtomicBool::new(false),
+                open: Mutex::default(),
+            }),
+        };
+        let state = gate.state.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if state.is_shut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                if state.is_silent.load(Ordering::SeqCst) {
+                    state.open.lock().unwrap().push(client);
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    thread::spawn(move || {
+                        let _ = io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                        let _ = from.shutdown(Shutdown::Both);
+                    });
+                }
+                state.open.lock().unwrap().extend([client, server]);
+            }
+        });
+        gate
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn shut(&self) {
+        self.state.is_shut.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Connections are taken, and nothing comes back.
+    pub(crate) fn silence(&self) {
+        self.state.is_silent.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    pub(crate) fn open(&self) {
+        self.state.is_shut.store(false, Ordering::SeqCst);
+        self.state.is_silent.store(false, Ordering::SeqCst);
+        self.cut();
+    }
+
+    fn cut(&self) {
+        for connection in self.state.open.lock().unwrap().drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
