@@ -1,5 +1,7 @@
 //! A real `redis-server` for a test, and a gate in front of it that can be shut.
 
+#![allow(dead_code, reason = "each test uses what it needs of it")]
+
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},

@@ -13,6 +13,7 @@ mod explain;
 mod init;
 #[cfg(feature = "proxy")]
 mod proxy;
+mod keys;
 mod scrub;
 
 use std::{io::Write as _, process::ExitCode};
@@ -36,6 +37,7 @@ struct Arguments {
 enum Command {
     /// Why is this the client? Shows the walk from the peer to the client, and what each view would show.
     Explain(explain::Arguments),
+    Keys(keys::Arguments),
     Scrub(scrub::Arguments),
     #[cfg(feature = "proxy")]
     Proxy(proxy::Arguments),
@@ -61,6 +63,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Explain(arguments) => explain::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Keys(arguments) => keys::run(&arguments),
         Command::Scrub(arguments) => scrub::run(&arguments),
         #[cfg(feature = "proxy")]
         Command::Proxy(arguments) => proxy::run(arguments),

@@ -1,0 +1,187 @@
+//! `ipveil keys`, as people and scripts run it.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::print_stderr, reason = "a test that installs something says so")]
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use ipveil::{
+    KeyRing,
+    keys::{
+        Epochs, MemorySource,
+        fleet::{FleetSecret, RedisSource, StoreAddress},
+        journal::Journal,
+    },
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use self::store::{Gate, Server, free_port, until};
+
+mod store;
+
+fn ipveil(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ipveil")).arg("keys").args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[track_caller]
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)))
+}
+
+/// A file with a new secret.
+fn secret() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fleet.secret");
+    assert!(ipveil(&["new-secret", "--output", path.to_str().unwrap()]).status.success());
+    (directory, path)
+}
+
+fn node(url: &str, name: &str, secret: &Path) -> KeyRing {
+    let secret = FleetSecret::read(secret).unwrap();
+    let source = RedisSource::new(StoreAddress::single(url).unwrap(), secret);
+    let source = source.namespace("edge").unwrap().node(name).unwrap();
+    KeyRing::start(source, Epochs::daily()).unwrap()
+}
+
+#[test]
+fn a_new_secret_is_for_its_owner_only_and_is_not_shown_when_it_goes_to_a_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fleet.secret");
+    let arguments = ["new-secret", "--output", path.to_str().unwrap()];
+    let output = ipveil(&arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let written = fs::read_to_string(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let id = format!("{:016x}", FleetSecret::read(&path).unwrap().id());
+    assert!(text(&output.stdout).contains(&id));
+    assert!(!text(&output.stdout).contains(written.trim()));
+    // Never over another.
+    let again = ipveil(&arguments);
+    assert_eq!(again.status.code(), Some(2));
+    assert_eq!(fs::read_to_string(&path).unwrap(), written);
+
+    let (one, two) = (ipveil(&["new-secret"]), ipveil(&["new-secret", "--json"]));
+    assert!(FleetSecret::parse(&one.stdout).is_ok());
+    assert_eq!(json(&two)["secret"].as_str().unwrap().len(), one.stdout.len() - 1);
+}
+
+#[test]
+fn a_fleet_is_shown_and_rotated() {
+    let (server, (_directory, path)) = (Server::start(), secret());
+    let gate = Gate::before(server.port);
+    let (one, two) = (node(&server.url(), "one", &path), node(&gate.url(), "two", &path));
+    let url = server.url();
+    let common = ["--redis", &url, "--namespace", "edge", "--secret-file", path.to_str().unwrap()];
+    let run = |command: &str, more: &[&str]| ipveil(&[&[command], &common[..], more].concat());
+
+    let key = one.key_id().unwrap().to_string();
+    let status = until("both agree", || {
+        let output = run("status", &["--json"]);
+        let status = json(&output);
+        let agree = status["nodes"].as_array()?.iter().filter(|node| node["agrees"] == true).count();
+        (agree == 2).then_some(status)
+    });
+    assert_eq!(status["key"], key);
+    assert_eq!(status["period_seconds"], 86_400);
+    let shown = run("status", &[]);
+    for part in ["namespace  edge", &key, "nodes      2", "one", "two", "has the fleet's key"] {
+        assert!(text(&shown.stdout).contains(part), "{part}: {}", text(&shown.stdout));
+    }
+
+    let rotated = run("rotate-now", &[]);
+    assert_eq!(rotated.status.code(), Some(0), "{}", text(&rotated.stderr));
+    assert!(text(&rotated.stdout).starts_with("2 of 2 nodes have destroyed their key"));
+    assert_ne!(one.key_id().unwrap().to_string(), key);
+
+    // One that can't hear of it is named.
+    gate.shut();
+    let before = two.key_id();
+    let rotated = run("rotate-now", &["--wait", "2", "--json"]);
+    assert_eq!(rotated.status.code(), Some(1));
+    let answer = json(&rotated);
+    assert_eq!((&answer["rotated"], answer["not_rotated"].as_array().unwrap().len()), (&1.into(), 1));
+    assert_eq!(two.key_id(), before);
+}
+
+#[test]
+fn a_password_can_be_in_a_file_and_is_in_no_message() {
+    let server = Server::start_with(&["--requirepass", "hunter2"]);
+    let (directory, path) = secret();
+    let urls = directory.path().join("url");
+    let run = |url: &str| {
+        fs::write(&urls, url).unwrap();
+        let files = ["--redis-file", urls.to_str().unwrap(), "--secret-file", path.to_str().unwrap()];
+        ipveil(&[&["status", "--namespace", "edge"], &files[..]].concat())
+    };
+    let good = format!("redis://:hunter2@127.0.0.1:{}\n", server.port);
+    let _node = node(good.trim(), "one", &path);
+    assert_eq!(run(&good).status.code(), Some(0));
+    for (url, message) in [
+        (format!("redis://:hunter3@127.0.0.1:{}", server.port), "refuses the user or the password"),
+        (format!("redis://:hunter3@127.0.0.1:{}", free_port()), "takes no connections"),
+        ("http://:hunter3@127.0.0.1".to_owned(), "address is not usable"),
+    ] {
+        let output = run(&url);
+        assert_eq!(output.status.code(), Some(2));
+        let error = text(&output.stderr);
+        assert!(error.contains(message) && !error.contains("hunter3"), "{error}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_none_and_an_empty_namespace_are_clear_messages() {
+    let (server, (directory, path)) = (Server::start(), secret());
+    let run = |path: &Path| ipveil(&["status", "--redis", &server.url(), "--secret-file", path.to_str().unwrap()]);
+    assert!(text(&run(&path).stderr).contains("no node uses this namespace"));
+    let typed = directory.path().join("typed");
+    fs::write(&typed, "correct horse battery staple").unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(&typed, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let error = run(&typed);
+    assert!(text(&error.stderr).contains("new-secret") && !text(&error.stderr).contains("horse"));
+}
+
+#[test]
+fn a_journal_is_shown_and_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.jsonl");
+    let journal = Journal::open(&path).unwrap();
+    let keys = KeyRing::builder(MemorySource, Epochs::daily()).on_event(journal.recorder()).start().unwrap();
+    let first = keys.key_id().unwrap();
+    keys.rotate().unwrap();
+    drop((keys, journal));
+    let name = path.to_str().unwrap();
+
+    let shown = ipveil(&["journal", "show", name]);
+    let shown = text(&shown.stdout);
+    assert!(shown.contains(&format!("minted     key {first}")), "{shown}");
+    assert!(shown.contains("reason rotated") && shown.contains("source memory"), "{shown}");
+    let lines = ipveil(&["journal", "show", "--json", name]);
+    assert!(text(&lines.stdout).lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+
+    let whole = ipveil(&["journal", "verify", "--json", name]);
+    assert_eq!(whole.status.code(), Some(0));
+    let head = json(&whole)["head"].as_str().unwrap().to_owned();
+    assert_eq!(ipveil(&["journal", "verify", "--head", &head, name]).status.code(), Some(0));
+    assert_eq!(ipveil(&["journal", "verify", "--head", &"0".repeat(64), name]).status.code(), Some(1));
+
+    let changed = fs::read_to_string(&path).unwrap().replacen("rotated", "expired", 1);
+    fs::File::create(&path).unwrap().write_all(changed.as_bytes()).unwrap();
+    let broken = ipveil(&["journal", "verify", name]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(text(&broken.stdout).contains("was changed"));
+    assert_eq!(ipveil(&["journal", "verify", "/nowhere/at/all"]).status.code(), Some(2));
+}
