@@ -1,0 +1,441 @@
+//! What is left of a key after its end: nothing in any memory, stacks included, and nothing that the store, the fleet's
+//! secret and the memory of every node together give.
+//!
+//! Nodes are processes of their own, whose memory is read from outside. Nothing that is looked for is in it by way of the test.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "processes tell each other what they have done")]
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    hint::black_box,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, TcpStream},
+    os::unix::fs::FileExt as _,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Arc, Barrier, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use ipveil::{
+    ClientAddr, KeyRing, Policy,
+    keys::{
+        EpochKey, Epochs, KeyError, KeyEvent, KeySource, ManualClock, Request,
+        fleet::{FleetSecret, RedisSource, StoreAddress},
+    },
+    policy::{Scope, View},
+};
+use redis::Commands as _;
+use zeroize::{Zeroize as _, zeroize_stack};
+
+use self::store::{Server, until};
+
+mod store;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const THREADS: usize = 4;
+
+/// A process that plays a part of this test, and does what it is told line by line.
+struct Player {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// Which part this process plays, if it is not the test itself.
+fn part() -> Option<String> {
+    std::env::var("IPVEIL_TEST_PART").ok()
+}
+
+impl Player {
+    fn start(test: &str, part: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env("IPVEIL_TEST_PART", part)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, output }
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn hear(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the process has ended");
+            if let Some((_, said)) = line.split_once('@') {
+                return said.trim().to_owned();
+            }
+        }
+    }
+
+    /// Shows each part of its memory that can be read and written.
+    fn memory(&self, mut show: impl FnMut(&str, &[u8])) {
+        let process = self.child.id();
+        let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+        for line in fs::read_to_string(format!("/proc/{process}/maps")).unwrap().lines() {
+            let mut words = line.split_ascii_whitespace();
+            let (range, mode) = (words.next().unwrap(), words.next().unwrap());
+            if !mode.starts_with("rw") {
+                continue;
+            }
+            let (start, end) = range.split_once('-').unwrap();
+            let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+            let mut at = start;
+            while at < end {
+                // With some of the part before, for what lies across.
+                let from = at.saturating_sub(64).max(start);
+                let mut part = vec![0; usize::try_from((end - from).min(1 << 20)).unwrap()];
+                // What can't be read from outside (memfd_secret) no image has either.
+                if memory.read_exact_at(&mut part, from).is_ok() {
+                    show(line, &part);
+                }
+                at = from + part.len() as u64;
+            }
+        }
+    }
+
+    fn holds(&self, needle: &[u8]) -> Option<String> {
+        let mut found = None;
+        self.memory(|place, part| {
+            if part.windows(needle.len()).any(|window| window == needle) {
+                found.get_or_insert_with(|| place.to_owned());
+            }
+        });
+        found
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn say(what: &str) {
+    println!("@{what}");
+}
+
+fn listen() -> String {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+const MASK: u8 = 0xa5;
+
+/// The first key comes from outside, masked; all others are fresh.
+struct Given {
+    masked: Option<[u8; 32]>,
+}
+
+impl KeySource for Given {
+    fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+        let Some(masked) = self.masked.take() else { return EpochKey::random() };
+        let key = unmask(masked);
+        zeroize_stack::<4096>();
+        key
+    }
+}
+
+#[inline(never)]
+fn unmask(masked: [u8; 32]) -> Result<EpochKey, KeyError> {
+    EpochKey::take(&mut masked.map(|byte| byte ^ MASK))
+}
+
+#[inline(never)]
+fn hash_carelessly(masked: [u8; 32]) -> [u8; 32] {
+    let mut key = masked.map(|byte| byte ^ MASK);
+    let hash = *blake3::keyed_hash(black_box(&key), b"as anybody would").as_bytes();
+    key.zeroize();
+    hash
+}
+
+fn play_known_key(part: &str) {
+    let line = listen();
+    let mut masked = [0; 32];
+    for (byte, digits) in masked.iter_mut().zip(line.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    }
+    if part == "careless" {
+        // To show that the search would find it: a copy in memory that is not wiped.
+        let thread = thread::spawn(move || {
+            black_box(hash_carelessly(masked));
+            thread::park();
+        });
+        let leak: Vec<u8> = masked.iter().map(|byte| byte ^ MASK).collect();
+        say("leaked");
+        listen();
+        black_box((leak, thread));
+        return;
+    }
+    let keys = KeyRing::start(Given { masked: Some(masked) }, Epochs::daily()).unwrap();
+    let policy = Policy::new(Scope::unscoped(), [View::token("log"), View::limit("api")]).unwrap();
+    let hashed = Arc::new(Barrier::new(THREADS + 1));
+    for thread in 0..THREADS {
+        let (keys, policy, hashed) = (keys.clone(), policy.clone(), hashed.clone());
+        thread::spawn(move || {
+            for host in 0..50 {
+                let address = match thread % 2 {
+                    0 => IpAddr::from([203, 0, 113, host]),
+                    _ => IpAddr::from([0x2001, 0xdb8, 0, u16::from(host), 0, 0, 0, 1]),
+                };
+                let client = policy.client(&ClientAddr::from(address), &keys);
+                black_box((client.pseudonym("log").to_string(), client.scoped("log", "user:42")));
+            }
+            hashed.wait();
+            // Has no work again.
+            loop {
+                thread::park();
+            }
+        });
+    }
+    hashed.wait();
+    say("hashed");
+    listen();
+    keys.rotate().unwrap();
+    say("destroyed");
+    listen();
+}
+
+#[test]
+fn the_memory_of_a_process_holds_nothing_of_a_destroyed_key() {
+    const TEST: &str = "the_memory_of_a_process_holds_nothing_of_a_destroyed_key";
+    if let Some(part) = part() {
+        return play_known_key(&part);
+    }
+    let mut key = [0; 32];
+    File::open("/dev/urandom").unwrap().read_exact(&mut key).unwrap();
+    let masked: String = key.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect();
+
+    let mut careless = Player::start(TEST, "careless");
+    careless.tell(&masked);
+    assert_eq!(careless.hear(), "leaked");
+    assert!(careless.holds(&key).is_some(), "the search finds what is there");
+
+    let mut careful = Player::start(TEST, "careful");
+    careful.tell(&masked);
+    assert_eq!(careful.hear(), "hashed");
+    let while_it_lives = careful.holds(&key);
+    eprintln!("while the key lives it can be read in: {while_it_lives:?}");
+    careful.tell("go on");
+    assert_eq!(careful.hear(), "destroyed");
+    // Also halves of it, as they are moved through wide registers.
+    for needle in [&key[..], &key[..16], &key[16..]] {
+        assert_eq!(careful.holds(needle), None, "{} bytes of it", needle.len());
+    }
+}
+
+fn play_node() {
+    let (url, secret) = (listen(), listen());
+    let secret = FleetSecret::parse(secret.as_bytes()).unwrap();
+    let clock = ManualClock::at(DAY * 20_000);
+    let source = RedisSource::new(StoreAddress::single(&url).unwrap(), secret).namespace("edge").unwrap();
+    let destroyed: Arc<Mutex<HashSet<String>>> = Arc::default();
+    let told = destroyed.clone();
+    let keys = KeyRing::builder(source, Epochs::daily())
+        .clock(clock.clone())
+        .on_event(move |event| {
+            if let KeyEvent::Destroyed { key, .. } = event {
+                told.lock().unwrap().insert(key.to_string());
+            }
+        })
+        .start()
+        .unwrap();
+    let policy = Policy::new(Scope::unscoped(), [View::token("log")]).unwrap();
+    let of_the_fleet = || keys.key_id().filter(|_| !keys.is_degraded()).map(|key| key.to_string());
+    let key = until("a key", of_the_fleet);
+    let client = policy.client(&ClientAddr::from(IpAddr::from([203, 0, 113, 7])), &keys);
+    black_box(client.pseudonym("log"));
+    say(&key);
+    listen();
+    clock.advance(DAY);
+    until("destroyed", || destroyed.lock().unwrap().contains(&key).then_some(()));
+    until("the next key", || of_the_fleet().filter(|next| *next != key));
+    say("over");
+    listen();
+}
+
+/// Whether these bytes may be random ones: nearly all that is not is left out, and of what is, one in ten thousand.
+fn is_random(window: &[u8]) -> bool {
+    let zeros = window.iter().filter(|&&byte| byte == 0).count();
+    let high = window.iter().filter(|&&byte| byte >= 0x80).count();
+    zeros <= 3 && (4..=28).contains(&high) && window.iter().collect::<HashSet<_>>().len() >= 22
+}
+
+/// Somebody who has everything, afterwards: he knows by its public id whether 32 bytes are the key, and by their public
+/// halves whether they are a private half.
+struct Thief {
+    key: String,
+    publics: HashSet<[u8; 32]>,
+    tried: HashSet<[u8; 32]>,
+    found: Vec<&'static str>,
+}
+
+impl Thief {
+    fn search(&mut self, bytes: &[u8], step: usize) {
+        for window in bytes.windows(32).step_by(step) {
+            if window[..4] == [0; 4] || !is_random(window) {
+                continue;
+            }
+            let candidate: [u8; 32] = window.try_into().unwrap();
+            if !self.tried.insert(candidate) {
+                continue;
+            }
+            if EpochKey::take(&mut { candidate }).unwrap().id().to_string() == self.key {
+                self.found.push("the key");
+            }
+            // Curve arithmetic takes long: only where a secret would lie.
+            if (step == 1 || (window.as_ptr() as usize).is_multiple_of(8))
+                && self.publics.contains(&x25519_dalek::x25519(candidate, x25519_dalek::X25519_BASEPOINT_BYTES))
+            {
+                self.found.push("a private half");
+            }
+        }
+    }
+}
+
+/// What `MONITOR` prints, with bytes as they were.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        if first != b'\\' {
+            bytes.push(first);
+            continue;
+        }
+        match rest {
+            [b'x', high, low, after @ ..] => {
+                let digits = [*high, *low];
+                bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
+                rest = after;
+            }
+            [letter, after @ ..] => {
+                bytes.push(match letter {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'a' => 7,
+                    b'b' => 8,
+                    other => *other,
+                });
+                rest = after;
+            }
+            [] => {}
+        }
+    }
+    bytes
+}
+
+#[test]
+fn all_that_the_store_ever_held_and_the_secret_and_the_memory_of_every_node_give_no_key_of_the_past() {
+    const TEST: &str =
+        "all_that_the_store_ever_held_and_the_secret_and_the_memory_of_every_node_give_no_key_of_the_past";
+    if part().is_some() {
+        return play_node();
+    }
+    // A store that writes down everything, and one who listens besides.
+    let server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (heard, hearing) = mpsc::channel::<()>();
+    let mut monitor = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    monitor.write_all(b"MONITOR\r\n").unwrap();
+    let mut is_listening = [0; 5];
+    monitor.read_exact(&mut is_listening).unwrap();
+    let listener = thread::spawn(move || {
+        let mut all = Vec::new();
+        let _ = monitor.set_read_timeout(Some(Duration::from_millis(200)));
+        let mut part = [0; 65_536];
+        while hearing.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
+            if let Ok(read) = monitor.read(&mut part) {
+                all.extend_from_slice(&part[..read]);
+            }
+        }
+        all
+    });
+
+    let secret = FleetSecret::generate().unwrap();
+    let mut nodes: Vec<_> = (0..2).map(|_| Player::start(TEST, "node")).collect();
+    let mut keys = HashSet::new();
+    for node in &mut nodes {
+        node.tell(&server.url());
+        node.tell(&secret);
+        keys.insert(node.hear());
+    }
+    assert_eq!(keys.len(), 1, "they agree");
+    let key = keys.into_iter().next().unwrap();
+    let mut connection = server.connection();
+    let members: std::collections::HashMap<String, Vec<u8>> =
+        connection.hgetall("ipveil:{edge}:20000:0:members").unwrap();
+    let publics: HashSet<[u8; 32]> = members.values().map(|record| record[17..49].try_into().unwrap()).collect();
+    assert_eq!(publics.len(), 2);
+    let sealed: std::collections::HashMap<String, Vec<u8>> =
+        connection.hgetall("ipveil:{edge}:20000:0:sealed").unwrap();
+    assert_eq!(sealed.len(), 1, "the one that minted has sealed it for the other");
+
+    for node in &mut nodes {
+        node.tell("your epoch ends");
+    }
+    for node in &mut nodes {
+        assert_eq!(node.hear(), "over");
+    }
+    drop(heard);
+    let monitored = unescape(&listener.join().unwrap());
+    let mut thief = Thief { key, publics, tried: HashSet::new(), found: Vec::new() };
+
+    // He would know the key and a private half if he saw them.
+    check_that_the_thief_is_able();
+
+    let record = sealed.values().next().unwrap();
+    assert!(monitored.windows(record.len()).any(|window| window == record), "he has heard everything");
+    thief.search(&monitored, 1);
+    let mut written = 0;
+    for entry in walk(server.directory.path()) {
+        let bytes = fs::read(entry).unwrap();
+        written += bytes.windows(record.len()).filter(|window| window == record).count();
+        thief.search(&bytes, 1);
+    }
+    assert_ne!(written, 0, "it is on the disk, for ever");
+    thief.search(secret.as_bytes(), 1);
+    let from_the_store = thief.tried.len();
+    for node in &nodes {
+        node.memory(|_, part| thief.search(part, 4));
+    }
+    eprintln!("tried {from_the_store} from the store, {} in all", thief.tried.len());
+    assert!(from_the_store > 100 && thief.tried.len() > from_the_store);
+    assert!(thief.found.is_empty(), "{:?}", thief.found);
+}
+
+fn check_that_the_thief_is_able() {
+    let mut bytes = vec![0; 4096];
+    File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    let place = bytes.windows(32).step_by(8).position(is_random).unwrap() * 8;
+    let window: [u8; 32] = bytes[place..place + 32].try_into().unwrap();
+    let key = EpochKey::take(&mut { window }).unwrap().id().to_string();
+    let publics = HashSet::from([x25519_dalek::x25519(window, x25519_dalek::X25519_BASEPOINT_BYTES)]);
+    let mut thief = Thief { key, publics, tried: HashSet::new(), found: Vec::new() };
+    thief.search(&bytes[place..place + 40], 1);
+    assert_eq!(thief.found, ["the key", "a private half"]);
+}
+
+fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(walk(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
