@@ -1,7 +1,7 @@
 //! A fleet and its store: agreement on good days and bad ones, and what whoever controls the store can do.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
-#![expect(clippy::print_stderr, reason = "a test that installs something says so")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured and installed")]
 
 use std::{
     collections::{HashMap, HashSet},
@@ -560,6 +560,42 @@ fn addresses_that_are_none_are_refused_without_quoting_them() {
     }
 }
 
+#[test]
+fn a_store_is_reached_through_tls_and_only_if_its_certificate_is_good() {
+    // The roots are read from where a variable of the process says, so this is played in one of its own.
+    const TEST: &str = "a_store_is_reached_through_tls_and_only_if_its_certificate_is_good";
+    if let Ok(url) = std::env::var("IPVEIL_TEST_URL") {
+        let node = fleet().join(&url);
+        println!("degraded: {}, {:?}", node.keys.is_degraded(), node.notices());
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let port = free_port().to_string();
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let tls = ["--tls-port", &port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"];
+    let _server = Server::start_with(&[&["--save", "", "--tls-ca-cert-file", certificate], &tls[..]].concat());
+    let play = |roots: &str| {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([TEST, "--exact", "--nocapture"])
+            .env("IPVEIL_TEST_URL", format!("rediss://localhost:{port}"))
+            .env("SSL_CERT_FILE", roots)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let good = play(certificate);
+    assert!(good.contains("degraded: false"), "{good}");
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let stranger = directory.path().join("stranger.pem");
+    std::fs::write(&stranger, other.cert.pem()).unwrap();
+    let bad = play(stranger.to_str().unwrap());
+    assert!(bad.contains("degraded: true") && bad.contains("StoreUnreachable"), "{bad}");
+}
+
 /// What is in the store under names that end so.
 fn entries(server: &Server, end: &str) -> Vec<String> {
     let names: Vec<String> = server.connection().keys(format!("*{end}")).unwrap();
@@ -643,6 +679,100 @@ fn entries_that_are_cut_or_are_of_another_type_make_nobody_panic() {
     // He could have the fleet take another, and has not: the key was in use all the time.
     assert_eq!(agreed(&nodes), Some(key));
     assert!(connection.check_connection());
+}
+
+#[test]
+fn a_node_that_was_suspended_over_two_epochs_has_the_present_key() {
+    let (server, fleet) = (Server::start(), fleet());
+    // Its clock went on while it slept; the store and another node were there all the time.
+    let other = Fleet { clock: ManualClock::at(DAY * 20_002), secret: fleet.secret.clone(), ..fleet };
+    let sleeper = Fleet { clock: fleet.clock.clone(), secret: fleet.secret.clone(), epochs: fleet.epochs };
+    let node = sleeper.join(&server.url());
+    let key = node.key().unwrap();
+    let awake = other.join(&server.url());
+    sleeper.clock.suspend(DAY * 2);
+    assert_ne!(node.keys.key_id(), Some(key), "from the very moment");
+    within(Duration::from_secs(5), "the present key", || agreed([&node, &awake]));
+}
+
+#[test]
+fn after_a_failover_that_sentinels_decide_on_the_fleet_goes_on() {
+    let replica_port = free_port();
+    let mut master = Server::start();
+    let port = master.port.to_string();
+    let replica = Server::start_at(replica_port, &["--save", "", "--replicaof", "127.0.0.1", &port]);
+    let directory = tempfile::tempdir().unwrap();
+    let sentinels: Vec<_> = (0..3)
+        .map(|place| {
+            let path = directory.path().join(format!("{place}.conf"));
+            let settings = format!(
+                "sentinel monitor edge 127.0.0.1 {port} 2\nsentinel down-after-milliseconds edge 500\n\
+                 sentinel failover-timeout edge 3000\n"
+            );
+            std::fs::write(&path, settings).unwrap();
+            Server::start_sentinel(&path)
+        })
+        .collect();
+    let mut connection = master.connection();
+    until("the replica is in step", || {
+        let about: String = redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
+        about.contains("state=online").then_some(())
+    });
+    for sentinel in &sentinels {
+        until("sentinels know each other", || {
+            let mut connection = sentinel.connection();
+            let about: String = redis::cmd("INFO").arg("sentinel").query(&mut connection).unwrap();
+            about.contains("slaves=1,sentinels=3").then_some(())
+        });
+    }
+    let urls: Vec<_> = sentinels.iter().map(Server::url).collect();
+    let fleet = fleet();
+    let join = || {
+        let store = StoreAddress::sentinels("edge", urls.iter().map(String::as_str)).unwrap();
+        fleet.join_as(RedisSource::new(store, secret(&fleet.secret)).namespace("edge").unwrap())
+    };
+    let nodes = [join(), join()];
+    let key = within(SOON, "agreement", || agreed(&nodes));
+    master.end();
+    let late = within(Duration::from_secs(60), "a failover", || {
+        let node = join();
+        (!node.keys.is_degraded()).then_some(node)
+    });
+    let after = within(Duration::from_secs(10), "agreement", || agreed([&nodes[0], &nodes[1], &late]));
+    assert_eq!(after, key, "those that have it still have it");
+    let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut replica.connection()).unwrap();
+    assert!(format!("{role:?}").contains("master"));
+}
+
+#[test]
+fn a_cluster_is_a_store_too() {
+    let nodes: Vec<_> =
+        (0..3).map(|_| Server::start_with(&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"])).collect();
+    let places = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
+    let created = std::process::Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(places)
+        .args(["--cluster-replicas", "0", "--cluster-yes"])
+        .output()
+        .unwrap();
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+    until("the cluster is there", || {
+        let about: String = redis::cmd("CLUSTER").arg("INFO").query(&mut nodes[0].connection()).unwrap();
+        about.contains("cluster_state:ok").then_some(())
+    });
+    let fleet = fleet();
+    let urls: Vec<_> = nodes.iter().map(Server::url).collect();
+    let join = |namespace: &str| {
+        let store = StoreAddress::cluster(urls.iter().map(String::as_str)).unwrap();
+        fleet.join_as(RedisSource::new(store, secret(&fleet.secret)).namespace(namespace).unwrap())
+    };
+    // In more than one place of the cluster.
+    for namespace in ["edge", "two", "three", "four"] {
+        let members = [join(namespace), join(namespace), join(namespace)];
+        within(SOON, "agreement", || agreed(&members));
+        members[0].keys.rotate().unwrap();
+        within(SOON, "agreement", || agreed(&members));
+    }
 }
 
 #[test]

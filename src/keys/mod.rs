@@ -12,6 +12,17 @@
 //!    hashed is withheld.
 //! 5. [`KeyRing::rotate`] is the panic button: the live key is destroyed now, another takes over.
 //!
+//! | source | keys are the same for | after a restart |
+//! |---|---|---|
+//! | [`MemorySource`] | one process | another key |
+#![cfg_attr(unix, doc = "| [`RuntimeFile`] | one node | the same key, until the machine is booted |")]
+#![cfg_attr(
+    feature = "redis",
+    doc = "| [`fleet::RedisSource`] | all nodes of a fleet | the same key, if another node has it |"
+)]
+//!
+//! A [`journal::Journal`] keeps a record of what happened to each key.
+//!
 //! ```
 //! use ipveil::keys::{Epochs, KeyRing, MemorySource};
 //!
@@ -29,9 +40,10 @@
 //! overwritten. They were never swapped, dumped or inherited by a child process, if [`KeyRing::protection`] says
 //! so. What is not covered:
 //!
-//! - BLAKE3 copies the key to the stack of each thread that hashes, and a copy stays there until that part of the stack is
-//!   written over: usually by the thread's next hash, for an idle thread not before it has work again. Stacks can be
-//!   swapped and dumped: turn core dumps and swap off where that matters.
+//! - BLAKE3 copies the key to the stack and to registers of the thread that hashes. The stack is wiped right after each hash,
+//!   as far as a search of whole processes can tell (`tests/erasure.rs`); what remains is in the registers of the
+//!   processor, until the next instructions that use them, and in the kernel's own memory while a thread is
+//!   interrupted in the middle of a hash. A core dump or a swapped stack taken in that tenth of a microsecond has the key.
 //! - A [`Client`](crate::Client) that is kept beyond its request goes on giving that one client's pseudonyms: it holds a
 //!   hash made with the key, not the key. It is wiped by nobody.
 //! - Whoever reads the memory of the running process *while* a key lives has that key.

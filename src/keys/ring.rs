@@ -648,16 +648,16 @@ impl RingHandle {
         lent.flatten()
     }
 
-    /// Puts `key` in the place of the one that the ring has for `epoch`, and destroys that one, between two requests. If
-    /// the ring has none, `key` is dropped: it will ask for it.
-    pub fn replace(&self, epoch: Epoch, key: EpochKey) {
+    /// Puts `key` in the place of `old`, if the ring has that one for `epoch`, and destroys `old`, between two requests. If it
+    /// has not, somebody may have rotated meanwhile, and `key` is dropped: the ring asks for what it needs.
+    pub fn replace(&self, epoch: Epoch, old: KeyId, key: EpochKey) {
         let Some(ring) = self.shared.upgrade() else { return };
         let mut news = News::default();
         {
             let mut state = ring.lock();
             let now = ring.clock.now();
             let fits = |slot: &Option<Arc<LiveKey>>| {
-                slot.as_ref().is_some_and(|held| held.epoch == epoch && !held.is_over(now))
+                slot.as_ref().is_some_and(|held| held.epoch == epoch && held.id == old && !held.is_over(now))
             };
             let is_current = fits(&state.current);
             if is_current || fits(&state.next) {

@@ -5,6 +5,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, Once,
@@ -50,10 +51,24 @@ impl Server {
     }
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_at(free_port(), arguments)
+    }
+
+    /// One on a port that others have to know before it is there.
+    pub(crate) fn start_at(port: u16, arguments: &[&str]) -> Self {
         install();
-        let port = free_port();
         let directory = tempfile::tempdir().unwrap();
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { port, directory, arguments, child: None };
+        server.begin();
+        server
+    }
+
+    /// One that watches a master; it writes to its settings.
+    pub(crate) fn start_sentinel(settings: &Path) -> Self {
+        install();
+        let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
+        let arguments = vec![settings.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
         let mut server = Self { port, directory, arguments, child: None };
         server.begin();
         server
@@ -64,10 +79,14 @@ impl Server {
     }
 
     pub(crate) fn begin(&mut self) {
+        // A file with settings comes first.
+        let (files, options): (Vec<_>, Vec<_>) =
+            self.arguments.iter().partition(|argument| argument.ends_with(".conf"));
         let child = Command::new("redis-server")
+            .args(files)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
             .arg(self.directory.path())
-            .args(&self.arguments)
+            .args(options)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server was installed above");

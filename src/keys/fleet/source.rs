@@ -195,8 +195,9 @@ impl RedisSource {
             return Ok(None);
         }
 
-        let is_held = ring.lend(Epoch(epoch), |key| sealed::commitment(key, self.place(epoch))).flatten();
-        if is_held.is_none() && !is_wanted {
+        let held =
+            ring.lend(Epoch(epoch), |key| Some((key.id(), sealed::commitment(key, self.place(epoch))?))).flatten();
+        if held.is_none() && !is_wanted {
             return Ok(None);
         }
         let generation = self.generation(epoch);
@@ -207,10 +208,9 @@ impl RedisSource {
         self.introduce(epoch, &board, now.wall)?;
 
         let claim = match &board.claim {
-            None => match is_held {
+            None => match held {
                 // The store has forgotten it.
-                Some(commitment) => {
-                    let key = ring.lend(Epoch(epoch), EpochKey::id).ok_or(Trouble::StayOut)?;
+                Some((key, commitment)) => {
                     self.claim(epoch, commitment, key, now.wall)?;
                     return Ok(None);
                 }
@@ -228,17 +228,17 @@ impl RedisSource {
                 }
             },
         };
-        match is_held {
-            Some(commitment) if commitment == claim.commitment => {
+        match held {
+            Some((_, commitment)) if commitment == claim.commitment => {
                 self.await_nobody(epoch);
                 self.answer(epoch, &board, &claim, &ring, now.wall)?;
                 Ok(None)
             }
-            Some(_) => {
+            Some((old, _)) => {
                 if let Some(key) = self.open(epoch, &board, &claim)? {
                     self.await_nobody(epoch);
                     ring.notice(Notice::SplitHealed);
-                    ring.replace(Epoch(epoch), key);
+                    ring.replace(Epoch(epoch), old, key);
                 } else {
                     self.lose_patience(epoch, now.wall)?;
                 }

@@ -168,6 +168,10 @@ impl Store {
                 self.connection.insert(connection)
             }
         };
+        if matches!(self.address.0, Kind::Cluster(_)) {
+            // Which has no pipelines for commands without a key, as TIME is.
+            return commands.iter().map(|command| command.query(&mut **connection)).collect();
+        }
         let mut pipeline = pipe();
         for command in commands {
             pipeline.add_command(command.clone());
