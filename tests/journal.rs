@@ -7,13 +7,14 @@ use std::{
     fs::{self, OpenOptions},
     io::Write as _,
     path::PathBuf,
+    sync::mpsc,
     time::Duration,
 };
 
 use ipveil::{
     KeyRing,
     keys::{
-        EpochKey, Epochs, KeyError, KeySource, ManualClock, MemorySource, Request,
+        EpochKey, Epochs, KeyError, KeyEvent, KeySource, ManualClock, MemorySource, Reason, Request,
         journal::{self, Journal, JournalError, Verified},
     },
 };
@@ -35,10 +36,20 @@ fn verify(bytes: &[u8]) -> Result<Verified, JournalError> {
 /// What a ring writes that starts, rotates twice and ends.
 fn write(path: &PathBuf) -> Vec<u8> {
     let journal = Journal::open(path).unwrap();
-    let keys = KeyRing::builder(MemorySource, Epochs::daily()).on_event(journal.recorder()).start().unwrap();
+    let record = journal.recorder();
+    let (end, has_ended) = mpsc::channel();
+    let observer = move |event| {
+        record(event);
+        if matches!(event, KeyEvent::Destroyed { reason: Reason::RingDropped, .. }) {
+            end.send(()).unwrap();
+        }
+    };
+    let keys = KeyRing::builder(MemorySource, Epochs::daily()).on_event(observer).start().unwrap();
     keys.rotate().unwrap();
     keys.rotate().unwrap();
     drop(keys);
+    // By whichever of the ring's threads was the last to look at it.
+    has_ended.recv().unwrap();
     drop(journal);
     fs::read(path).unwrap()
 }
