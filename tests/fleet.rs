@@ -657,6 +657,33 @@ fn whoever_controls_the_store_can_not_bring_an_old_epoch_back() {
 }
 
 #[test]
+fn whoever_controls_the_store_can_neither_rotate_a_fleet_nor_undo_a_rotation() {
+    let (server, fleet) = (Server::start(), fleet());
+    let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];
+    let mut connection = server.connection();
+    let name = "ipveil:{edge}:20000:generation";
+    let first = within(SOON, "agreement", || agreed(&nodes));
+    nodes[0].keys.rotate().unwrap();
+    let second = within(SOON, "another key", || agreed(&nodes).filter(|key| *key != first));
+    let of_one: Vec<u8> = until("it is spread", || connection.get(name).unwrap());
+    nodes[0].keys.rotate().unwrap();
+    let third = within(SOON, "another key", || agreed(&nodes).filter(|key| ![first, second].contains(key)));
+    let of_two: Vec<u8> = until("it is spread", || connection.get(name).ok().filter(|record| *record != of_one));
+    let mut higher = of_two.clone();
+    higher[16] += 5;
+    // From before, from another epoch, made higher, and none.
+    let of_tomorrow: Vec<u8> = connection.get("ipveil:{edge}:20001:generation").unwrap();
+    for record in [of_one, of_tomorrow, higher] {
+        let _: () = connection.set(name, &record).unwrap();
+        until("it is put right", || connection.get(name).ok().filter(|there: &Vec<u8>| *there != record));
+        assert_eq!(agreed(&nodes), Some(third));
+    }
+    let _: () = connection.del(name).unwrap();
+    let _: Vec<u8> = until("it is put right", || connection.get(name).ok());
+    assert_eq!(agreed(&nodes), Some(third));
+}
+
+#[test]
 fn entries_that_are_cut_or_are_of_another_type_make_nobody_panic() {
     let (server, fleet) = (Server::start(), fleet());
     let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];

@@ -176,7 +176,10 @@ impl fmt::Display for Notice {
                 "nodes with epochs of {} s use this namespace, so this node stays out of it",
                 theirs.as_secs()
             ),
-            Self::ClockDiffers { seconds } => write!(f, "this node's clock is {seconds} s ahead of the store's"),
+            Self::ClockDiffers { seconds } => {
+                let where_it_is = if *seconds < 0 { "behind" } else { "ahead of" };
+                write!(f, "this node's clock is {} s {where_it_is} the store's", seconds.unsigned_abs())
+            }
             Self::RotationHeardLate { by } => {
                 write!(f, "the fleet was told to rotate {} s ago; this node has done so only now", by.as_secs())
             }

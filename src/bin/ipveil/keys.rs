@@ -199,7 +199,12 @@ fn status(fleet: &Fleet, output: &mut impl Write) -> Result<ExitCode> {
     let store = if status.store_persists { "writes to a disk; it holds no key" } else { "says of no disk" };
     writeln!(output, "store      {store}")?;
     if status.store_is_ahead.abs() > 60 {
-        writeln!(output, "clock      the store's is {} s ahead of this machine's", status.store_is_ahead)?;
+        let where_it_is = if status.store_is_ahead < 0 { "behind" } else { "ahead of" };
+        writeln!(
+            output,
+            "clock      the store's is {} s {where_it_is} this machine's",
+            status.store_is_ahead.unsigned_abs()
+        )?;
     }
     for stranger in &status.strangers {
         writeln!(output, "stranger   another fleet secret is in use here: {stranger:016x}")?;

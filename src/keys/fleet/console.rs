@@ -106,7 +106,7 @@ impl Console {
         let present = epochs.at(now).0;
         let mut rotated = 0;
         for epoch in [present + 1, present] {
-            let number = self.generation(epoch)?.map_or(0, |generation| generation.number) + 1;
+            let number = self.generation(epoch)?.map_or(0, |generation| generation.number).saturating_add(1);
             let place = Place { namespace: &self.namespace, epoch, generation: 0 };
             let record = Generation { number, at: milliseconds(now) }.sign(&self.secret, place);
             let record = record.ok_or(FleetError::Random)?;

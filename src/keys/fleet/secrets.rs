@@ -218,6 +218,23 @@ mod tests {
         assert!(both.with_id(second.id()).is_some() && first.with_id(second.id()).is_none());
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_everybody_may_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), FleetSecret::generate().unwrap().as_bytes()).unwrap();
+        for (mode, is_fine) in [(0o400, true), (0o640, true), (0o644, false), (0o602, false)] {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let read = FleetSecret::read(file.path());
+            assert_eq!(read.is_ok(), is_fine, "{mode:o}");
+        }
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(file.path(), "x".repeat(100_000)).unwrap();
+        assert!(matches!(FleetSecret::read(file.path()), Err(FleetSecretError::Text)));
+    }
+
     #[test]
     fn what_was_typed_is_refused_and_never_quoted() {
         let made = FleetSecret::generate().unwrap();

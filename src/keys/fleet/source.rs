@@ -405,7 +405,7 @@ impl RedisSource {
     }
 
     fn next_generation(&mut self, epoch: u64, wall: SystemTime) -> Result<(), Trouble> {
-        let generation = Generation { number: self.generation(epoch) + 1, at: milliseconds(wall) };
+        let generation = Generation { number: self.generation(epoch).saturating_add(1), at: milliseconds(wall) };
         self.enter(epoch, generation, true);
         if let Some(ring) = &self.ring {
             ring.destroy(Epoch(epoch), Reason::Superseded);
@@ -521,7 +521,10 @@ impl RedisSource {
         wall: SystemTime,
     ) -> Result<(), Trouble> {
         let mut sealed = Vec::new();
-        for (name, record) in board.members.iter().take(MOST_MEMBERS) {
+        let (ours, end) = (field(self.node.member), envelope_end(&claim.commitment));
+        let waiting =
+            board.members.iter().filter(|(name, _)| **name != ours && !board.sealed.contains(&format!("{name}.{end}")));
+        for (name, record) in waiting.take(MOST_ANSWERS) {
             let place = self.place(epoch);
             let member = match Member::believe(record, &self.node.secret, place) {
                 Ok(member) if field(member.member) == *name => member,
@@ -535,10 +538,6 @@ impl RedisSource {
                     continue;
                 }
             };
-            let envelope = envelope(member.member, &claim.commitment);
-            if member.member == self.node.member || board.sealed.contains(&envelope) {
-                continue;
-            }
             let address = Address { place, member: member.member, commitment: &claim.commitment };
             // One at a time, so that the key can be destroyed in between.
             let lent = ring.lend(Epoch(epoch), |key| {
@@ -546,7 +545,7 @@ impl RedisSource {
                 is_it.then(|| sealed::seal(key, &member.public, &self.node.secret, address)).flatten()
             });
             if let Some(text) = lent.flatten() {
-                sealed.push((envelope, text));
+                sealed.push((envelope(member.member, &claim.commitment), text));
             }
         }
         if sealed.is_empty() {
@@ -665,7 +664,8 @@ impl KeySource for RedisSource {
     fn rotated(&mut self, epoch: Epoch) {
         let Some(now) = self.ring.as_ref().and_then(RingHandle::now) else { return };
         for epoch in [epoch.0, epoch.0 + 1] {
-            let generation = Generation { number: self.generation(epoch) + 1, at: milliseconds(now.wall) };
+            let generation =
+                Generation { number: self.generation(epoch).saturating_add(1), at: milliseconds(now.wall) };
             self.enter(epoch, generation, true);
             if self.spread(epoch, generation, now.wall).is_err() {
                 self.unspread.insert(epoch);
@@ -710,8 +710,12 @@ pub(super) fn field(member: u64) -> String {
 
 /// Where a member finds the key of that commitment.
 fn envelope(member: u64, commitment: &[u8; 32]) -> String {
-    let (start, _) = commitment.split_first_chunk().expect("32 bytes hold 8");
-    format!("{member:016x}.{:016x}", u64::from_be_bytes(*start))
+    format!("{}.{}", field(member), envelope_end(commitment))
+}
+
+fn envelope_end(commitment: &[u8; 32]) -> String {
+    let start = commitment.first_chunk().expect("32 bytes hold 8");
+    format!("{:016x}", u64::from_be_bytes(*start))
 }
 
 pub(super) fn milliseconds(wall: SystemTime) -> u64 {
@@ -736,6 +740,6 @@ const LINGER: Duration = Duration::from_secs(600);
 const FLEET_EXPIRY: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(1);
 pub(super) const NODES_EXPIRY: Duration = Duration::from_secs(3600);
-/// More than a fleet has: whoever fills the store does not fill our memory.
-const MOST_MEMBERS: usize = 4096;
+/// How many are answered in one turn. The others are in the next: which ones come first is different each time.
+const MOST_ANSWERS: usize = 256;
 const MOST_SAID: usize = 64;
