@@ -726,6 +726,58 @@ fn a_node_that_was_suspended_over_two_epochs_has_the_present_key() {
 }
 
 #[test]
+fn nodes_whose_clocks_differ_by_minutes_agree_on_both_sides_of_the_boundary() {
+    let (server, slow) = (Server::start(), fleet());
+    let fast = Fleet {
+        clock: ManualClock::at(DAY * 20_000 + HOUR * 12 + Duration::from_secs(180)),
+        secret: slow.secret.clone(),
+        epochs: slow.epochs,
+    };
+    let (ahead, behind) = (fast.join(&server.url()), slow.join(&server.url()));
+    let key = within(SOON, "agreement", || agreed([&ahead, &behind]));
+    for clock in [&fast.clock, &slow.clock] {
+        clock.advance(HOUR * 12 - Duration::from_secs(90));
+    }
+    // One is in the next epoch already, and has its key.
+    let next = within(SOON, "the next key", || ahead.key().filter(|next| *next != key));
+    assert_eq!(behind.key(), Some(key));
+    for clock in [&fast.clock, &slow.clock] {
+        clock.advance(Duration::from_secs(180));
+    }
+    within(SOON, "agreement", || (agreed([&ahead, &behind]) == Some(next)).then_some(()));
+}
+
+#[test]
+fn a_slow_store_delays_agreement_and_no_request() {
+    let (server, fleet) = (Server::start(), fleet());
+    let nodes: Vec<_> = (0..3).map(|_| fleet.join(&server.url())).collect();
+    within(SOON, "agreement", || agreed(&nodes));
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let slowing = scope.spawn(|| {
+            let mut connection = server.connection();
+            while !is_done.load(Ordering::Relaxed) {
+                redis::cmd("CLIENT").arg("PAUSE").arg(300).arg("ALL").exec(&mut connection).unwrap();
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        for _ in 0..3 {
+            fleet.clock.advance(DAY);
+            let begun = Instant::now();
+            while agreed(&nodes).is_none() {
+                assert!(begun.elapsed() < Duration::from_secs(20), "they never agree");
+                let asked = Instant::now();
+                let _ = nodes[0].pseudonym();
+                assert!(asked.elapsed() < Duration::from_millis(250), "{:?}", asked.elapsed());
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        is_done.store(true, Ordering::Relaxed);
+        slowing.join().unwrap();
+    });
+}
+
+#[test]
 fn after_a_failover_that_sentinels_decide_on_the_fleet_goes_on() {
     let replica_port = free_port();
     let mut master = Server::start();

@@ -17,7 +17,8 @@ use std::{
 use ipveil::{
     Client, ClientAddr, KeyRing, Policy, Pseudonym,
     keys::{
-        EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, ManualClock, MemorySource, Request, WhenUnavailable,
+        Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, ManualClock, MemorySource, Origin, Reason,
+        Request, RingHandle, WhenUnavailable,
     },
     policy::{Scope, View},
     resolve::Withheld,
@@ -399,6 +400,82 @@ fn a_source_is_never_asked_twice_for_a_key_that_it_gave() {
     }
     let asked = asked.lock().unwrap();
     assert_eq!(asked.iter().collect::<HashSet<_>>().len(), asked.len(), "{asked:?}");
+}
+
+/// What a source was told, and the handle that it was given.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<(Vec<String>, Option<RingHandle>)>>);
+
+impl KeySource for Told {
+    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+        self.0.lock().unwrap().0.push(format!("asked {}", request.epoch));
+        EpochKey::random()
+    }
+
+    fn name(&self) -> &'static str {
+        "told"
+    }
+
+    fn attach(&mut self, ring: RingHandle) {
+        self.0.lock().unwrap().1 = Some(ring);
+    }
+
+    fn destroyed(&mut self, _: Epoch, key: KeyId) {
+        self.0.lock().unwrap().0.push(format!("destroyed {key}"));
+    }
+
+    fn rotated(&mut self, epoch: Epoch) {
+        self.0.lock().unwrap().0.push(format!("rotated {epoch}"));
+    }
+}
+
+impl Told {
+    fn ring(&self) -> RingHandle {
+        self.0.lock().unwrap().1.clone().unwrap()
+    }
+}
+
+#[test]
+fn a_source_is_told_what_happened_before_it_is_asked_again() {
+    let told = Told::default();
+    let scene = scene_with(told.clone(), WhenUnavailable::Degrade);
+    let key = scene.key();
+    scene.keys.rotate().unwrap();
+    let said = told.0.lock().unwrap().0.clone();
+    assert_eq!(
+        said,
+        ["asked 20000".to_owned(), format!("destroyed {key}"), "rotated 20000".into(), "asked 20000".into()]
+    );
+    // A ring that ends is no reason to forget: the next process may go on.
+    let last = scene.key();
+    drop(scene.keys);
+    scene.events.wait_until_destroyed(last);
+    assert_eq!(told.0.lock().unwrap().0.len(), 4);
+}
+
+#[test]
+fn a_source_can_replace_a_key_that_it_has_seen_and_no_other() {
+    let told = Told::default();
+    let scene = scene_with(told.clone(), WhenUnavailable::Degrade);
+    let (first, epoch) = (scene.key(), scene.keys.epoch().unwrap());
+    let other = EpochKey::random().unwrap().from_origin(Origin::Adopted);
+    let id = other.id();
+    told.ring().replace(epoch, first, other);
+    assert_eq!(scene.keys.key_id(), Some(id));
+    scene.events.wait_until_destroyed(first);
+    // Somebody has rotated in between: what is destroyed does not come back, nor does what would have taken its place.
+    let rotated = scene.keys.rotate().unwrap();
+    told.ring().replace(epoch, id, EpochKey::random().unwrap());
+    assert_eq!(scene.keys.key_id(), Some(rotated));
+    assert_eq!(told.ring().lend(epoch, EpochKey::id), Some(rotated));
+
+    told.ring().destroy(epoch, Reason::Superseded);
+    scene.events.wait_until_destroyed(rotated);
+    assert_ne!(scene.key(), rotated);
+    let (ring, last) = (told.ring(), scene.key());
+    drop(scene.keys);
+    scene.events.wait_until_destroyed(last);
+    assert!(ring.now().is_none() && ring.lend(epoch, EpochKey::id).is_none(), "a handle keeps no ring alive");
 }
 
 #[test]
