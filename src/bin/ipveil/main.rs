@@ -11,9 +11,9 @@ mod demo;
 mod explain;
 #[cfg(feature = "proxy")]
 mod init;
+mod keys;
 #[cfg(feature = "proxy")]
 mod proxy;
-mod keys;
 mod scrub;
 
 use std::{io::Write as _, process::ExitCode};

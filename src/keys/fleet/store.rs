@@ -97,7 +97,7 @@ fn client(url: &str) -> Result<Client, FleetError> {
     let information = url.into_connection_info().map_err(|_| FleetError::Address)?;
     if matches!(information.addr(), ConnectionAddr::TcpTls { .. }) {
         // Fails if the program has chosen another one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
     Client::open(information).map_err(|_| FleetError::Address)
 }

@@ -147,6 +147,31 @@ pub(crate) struct Keys {
     #[serde(with = "values::duration")]
     pub(crate) period: Duration,
     pub(crate) when_unavailable: WhenUnavailable,
+    /// In memory only, if neither this nor `redis` is there.
+    pub(crate) file: Option<PathBuf>,
+    /// Takes a file on a disk, which remembers what was overwritten.
+    pub(crate) file_may_be_on_a_disk: bool,
+    pub(crate) redis: Option<Fleet>,
+    pub(crate) journal: Option<PathBuf>,
+}
+
+/// The store by which nodes agree on keys.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fleet {
+    /// One server; or all that are known of the sentinels, or of the cluster.
+    pub(crate) urls: Vec<String>,
+    /// The master's name, for sentinels.
+    #[serde(default)]
+    pub(crate) master: Option<String>,
+    #[serde(default)]
+    pub(crate) cluster: bool,
+    /// The file with the fleet's secret.
+    pub(crate) secret: PathBuf,
+    #[serde(default)]
+    pub(crate) namespace: Option<String>,
+    #[serde(default)]
+    pub(crate) node: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
@@ -308,6 +333,11 @@ impl Config {
         // A file's paths are seen from where it is.
         let home = path.parent().unwrap_or(Path::new(""));
         config.paths(|path| *path = home.join(&*path));
+        let Keys { file, journal, redis, .. } = &mut config.keys;
+        let secret = redis.as_mut().map(|fleet| &mut fleet.secret);
+        for path in [file.as_mut(), journal.as_mut(), secret].into_iter().flatten() {
+            *path = home.join(&*path);
+        }
         Ok(config)
     }
 
@@ -386,6 +416,17 @@ impl Config {
             return wrong(
                 &["client", "source"],
                 "any client could write that header (expected client.trusted with the proxies' networks)",
+            );
+        }
+        if self.keys.file.is_some() && self.keys.redis.is_some() {
+            return wrong(&["keys"], "keys come from one source (expected file, or redis, or neither)");
+        }
+        if let Some(fleet) = &self.keys.redis
+            && (fleet.urls.is_empty() || fleet.urls.len() > 1 && fleet.master.is_none() && !fleet.cluster)
+        {
+            return wrong(
+                &["keys", "redis", "urls"],
+                "expected one URL, or several of sentinels with their master, or of a cluster with cluster = true",
             );
         }
         if self.client.hops.is_some() && self.client.source.is_none() {
@@ -533,7 +574,14 @@ impl Default for Privacy {
 
 impl Default for Keys {
     fn default() -> Self {
-        Self { period: Duration::from_secs(24 * 60 * 60), when_unavailable: WhenUnavailable::Degrade }
+        Self {
+            period: Duration::from_secs(24 * 60 * 60),
+            when_unavailable: WhenUnavailable::Degrade,
+            file: None,
+            file_may_be_on_a_disk: false,
+            redis: None,
+            journal: None,
+        }
     }
 }
 

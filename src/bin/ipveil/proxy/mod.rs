@@ -43,7 +43,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use ipveil::{
     KeyRing, Scrubber,
-    keys::{Epochs, KeyEvent, MemorySource, WhenUnavailable},
+    keys::{
+        Epochs, KeyEvent, MemorySource, RuntimeFile, WhenUnavailable,
+        fleet::{FleetSecret, RedisSource, StoreAddress},
+        journal::Journal,
+    },
     scrub::{scrub_panics, tracing::MakeScrubWriter},
 };
 use tokio::{
@@ -110,6 +114,7 @@ pub(crate) struct Proxy {
     seen: Vec<Option<Stamp>>,
     site: Arc<Site>,
     keys: KeyRing,
+    journal: Option<Journal>,
     bans: Option<Arc<Bans>>,
     listening: Vec<(Address, Listening)>,
     workers: Arc<Workers>,
@@ -126,7 +131,7 @@ impl Proxy {
         };
         // Kept even if they are off now, since a later configuration may turn them on.
         let bans = Arc::new(Bans::new(config.bans.tokens, count));
-        let keys = keys(&config, &bans)?;
+        let (keys, journal) = keys(&config, &bans)?;
         let bans = Some(bans);
         let lasting = Lasting { keys: &keys, bans: bans.clone(), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
@@ -140,7 +145,7 @@ impl Proxy {
             tracing::info!(address = %Shown(address), "listening");
         }
         let (workers, is_draining) = (Arc::new(workers), Arc::new(AtomicBool::new(false)));
-        Ok(Self { path, config, seen, site, keys, bans, listening, workers, threads, is_draining })
+        Ok(Self { path, config, seen, site, keys, journal, bans, listening, workers, threads, is_draining })
     }
 
     /// Where it listens.
@@ -161,16 +166,23 @@ impl Proxy {
         let end = Instant::now() + self.config.deadlines.drain;
         tracing::info!(connections = self.workers.open(), "draining");
         self.workers.tell(|| Ok(Message::Drain(end)))?;
-        for thread in self.threads {
+        let Self { site, keys, journal, threads, workers, listening, .. } = self;
+        for thread in threads {
             let _ = thread.join();
         }
-        if let Some(log) = &self.site.log {
+        if let Some(log) = &site.log {
             log.finish();
         }
-        for (address, _) in &self.listening {
+        for (address, _) in &listening {
             if let Address::Unix(path) = address {
                 let _ = fs::remove_file(path);
             }
+        }
+        // The last to go is the key, and the journal says so.
+        drop(runtime);
+        drop((site, workers, keys));
+        if let Some(journal) = &journal {
+            journal.flush();
         }
         tracing::info!("ended");
         Ok(())
@@ -316,18 +328,53 @@ fn epochs(config: &Config) -> anyhow::Result<Epochs> {
     Epochs::every(config.keys.period).context("keys.period")
 }
 
-fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<KeyRing> {
-    let when = match config.keys.when_unavailable {
+/// The key ring, and where it writes down what becomes of its keys.
+fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<(KeyRing, Option<Journal>)> {
+    let settings = &config.keys;
+    let when = match settings.when_unavailable {
         config::WhenUnavailable::Degrade => WhenUnavailable::Degrade,
         config::WhenUnavailable::Withhold => WhenUnavailable::Withhold,
     };
+    let epochs = epochs(config)?;
+    let builder = match (&settings.file, &settings.redis) {
+        (Some(path), _) if settings.file_may_be_on_a_disk => {
+            KeyRing::builder(RuntimeFile::open_even_on_a_disk_that_remembers_keys(path).context("keys.file")?, epochs)
+        }
+        (Some(path), _) => KeyRing::builder(RuntimeFile::open(path).context("keys.file")?, epochs),
+        (None, Some(fleet)) => KeyRing::builder(self::fleet(fleet)?, epochs),
+        (None, None) => KeyRing::builder(MemorySource, epochs),
+    };
+    let journal = settings.journal.as_ref().map(Journal::open).transpose().context("keys.journal")?;
+    let record = journal.as_ref().map(Journal::recorder);
     let bans = Arc::clone(bans);
-    let forget = move |event| {
+    let ring = builder.when_unavailable(when).on_event(move |event| {
         if matches!(event, KeyEvent::Destroyed { .. }) {
             bans.forget_names();
         }
+        if let Some(record) = &record {
+            record(event);
+        }
+    });
+    Ok((ring.start()?, journal))
+}
+
+fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
+    let secret = FleetSecret::read(&settings.secret).context("keys.redis.secret")?;
+    let urls = settings.urls.iter().map(String::as_str);
+    // What is wrong with a URL is said without it: there may be a password in there.
+    let address = match (&settings.master, settings.cluster, urls.clone().next()) {
+        (Some(master), ..) => StoreAddress::sentinels(master, urls),
+        (None, true, _) => StoreAddress::cluster(urls),
+        (None, false, url) => StoreAddress::single(url.unwrap_or_default()),
     };
-    Ok(KeyRing::builder(MemorySource, epochs(config)?).when_unavailable(when).on_event(forget).start()?)
+    let mut source = RedisSource::new(address.context("keys.redis.urls")?, secret);
+    if let Some(namespace) = &settings.namespace {
+        source = source.namespace(namespace).context("keys.redis.namespace")?;
+    }
+    if let Some(node) = &settings.node {
+        source = source.node(node).context("keys.redis.node")?;
+    }
+    Ok(source)
 }
 
 /// What runs here is not to be read by other processes, nor written to a disk when it fails.
