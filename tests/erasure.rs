@@ -8,7 +8,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "processes tell each other what they have done")]
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     hint::black_box,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -374,13 +374,12 @@ fn all_that_the_store_ever_held_and_the_secret_and_the_memory_of_every_node_give
     assert_eq!(keys.len(), 1, "they agree");
     let key = keys.into_iter().next().unwrap();
     let mut connection = server.connection();
-    let members: std::collections::HashMap<String, Vec<u8>> =
-        connection.hgetall("ipveil:{edge}:20000:0:members").unwrap();
+    let members: HashMap<String, Vec<u8>> = connection.hgetall("ipveil:{edge}:20000:0:members").unwrap();
     let publics: HashSet<[u8; 32]> = members.values().map(|record| record[17..49].try_into().unwrap()).collect();
     assert_eq!(publics.len(), 2);
-    let sealed: std::collections::HashMap<String, Vec<u8>> =
-        connection.hgetall("ipveil:{edge}:20000:0:sealed").unwrap();
-    assert_eq!(sealed.len(), 1, "the one that minted has sealed it for the other");
+    let sealed: HashMap<String, Vec<u8>> = connection.hgetall("ipveil:{edge}:20000:0:sealed").unwrap();
+    // By the one that minted it for the other, and perhaps the other way round.
+    assert!(matches!(sealed.len(), 1 | 2), "{}", sealed.len());
 
     for node in &mut nodes {
         node.tell("your epoch ends");
