@@ -748,6 +748,25 @@ fn nodes_whose_clocks_differ_by_minutes_agree_on_both_sides_of_the_boundary() {
 }
 
 #[test]
+fn a_cable_that_is_pulled_at_the_boundary_costs_agreement_and_nothing_else() {
+    let (server, fleet) = (Server::start(), fleet());
+    let gate = Gate::before(server.port);
+    let (near, far) = (fleet.join(&server.url()), fleet.join(&gate.url()));
+    let key = within(SOON, "agreement", || agreed([&near, &far]));
+    gate.freeze();
+    fleet.clock.advance(DAY);
+    assert_ne!(far.keys.key_id(), Some(key), "from the very moment");
+    // What a ring waits for its source is counted by the ring's clock.
+    within(Duration::from_secs(5), "a key of its own", || {
+        fleet.clock.advance(Duration::from_millis(20));
+        far.keys.is_degraded().then_some(())
+    });
+    let next = within(Duration::from_secs(5), "the fleet's key", || near.key().filter(|next| *next != key));
+    gate.open();
+    within(Duration::from_secs(5), "agreement", || (agreed([&near, &far]) == Some(next)).then_some(()));
+}
+
+#[test]
 fn a_slow_store_delays_agreement_and_no_request() {
     let (server, fleet) = (Server::start(), fleet());
     let nodes: Vec<_> = (0..3).map(|_| fleet.join(&server.url())).collect();

@@ -155,6 +155,24 @@ struct State {
     // Takes connections, and says nothing.
     is_silent: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
+    // Connections stay, and nothing gets through: what a pulled cable looks like.
+    is_frozen: AtomicBool,
+}
+
+impl State {
+    fn pass_on(&self, from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
+        let mut bytes = [0; 16_384];
+        loop {
+            let read = from.read(&mut bytes)?;
+            while self.is_frozen.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if read == 0 {
+                return Ok(());
+            }
+            to.write_all(&bytes[..read])?;
+        }
+    }
 }
 
 impl Gate {
@@ -166,6 +184,7 @@ impl Gate {
                 is_shut: AtomicBool::new(false),
                 is_silent: AtomicBool::new(false),
                 open: Mutex::default(),
+                is_frozen: AtomicBool::new(false),
             }),
         };
         let state = gate.state.clone();
@@ -181,8 +200,9 @@ impl Gate {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let state = state.clone();
                     thread::spawn(move || {
-                        let _ = io::copy(&mut from, &mut to);
+                        let _ = state.pass_on(&mut from, &mut to);
                         let _ = to.shutdown(Shutdown::Both);
                         let _ = from.shutdown(Shutdown::Both);
                     });
@@ -208,7 +228,12 @@ impl Gate {
         self.cut();
     }
 
+    pub(crate) fn freeze(&self) {
+        self.state.is_frozen.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn open(&self) {
+        self.state.is_frozen.store(false, Ordering::SeqCst);
         self.state.is_shut.store(false, Ordering::SeqCst);
         self.state.is_silent.store(false, Ordering::SeqCst);
         self.cut();

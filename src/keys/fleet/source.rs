@@ -18,6 +18,9 @@ use super::{
 };
 
 /// A [`KeySource`] that agrees with the other nodes of its fleet: see the [module](super).
+///
+/// A ring that starts with it waits for the store: some milliseconds if another node has the key, two thirds of a second if it
+/// is the first of its fleet, and a few seconds at most if the store does not answer.
 pub struct RedisSource {
     store: Store,
     node: Identity,

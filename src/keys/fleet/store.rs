@@ -16,6 +16,11 @@ use super::FleetError;
 /// Addresses are URLs: `redis://host:6379/0`, with an ACL user `redis://user:password@host`, with TLS `rediss://host`
 /// (roots are the system's, or those that `SSL_CERT_FILE` names), `unix:///path/to/socket`. A password in a URL on a command
 /// line can be seen by everybody on that machine: read it from a file.
+///
+/// A user of its own needs no more than `~ipveil:{edge}:*` for the namespace `edge`, and
+/// `+get +set +del +hset +hget +hgetall +hkeys +hdel +pexpire +time`. With `+config|get` a store that writes to a disk is
+/// reported. It should not evict (`maxmemory-policy noeviction`), or nodes have to write again what it has forgotten. Each
+/// node looks at it four times a second, and reads the members of the running epoch.
 #[derive(Clone)]
 pub struct StoreAddress(Kind);
 
