@@ -60,7 +60,7 @@ struct NewSecret {
 struct Fleet {
     /// The store: redis://host:6379/0, rediss:// with TLS, unix:///path. A password in here can be seen by everybody on this
     /// machine: with one, use --redis-file. Several times for --sentinel and --cluster.
-    #[arg(long, value_name = "URL", required_unless_present = "redis_file")]
+    #[arg(long, value_name = "URL", required_unless_present_any = ["redis_file", "admin"])]
     redis: Vec<String>,
 
     /// A file that holds such URLs, one a line.
@@ -80,8 +80,12 @@ struct Fleet {
     namespace: String,
 
     /// The file with the fleet's secret.
-    #[arg(long, value_name = "FILE")]
-    secret_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "admin")]
+    secret_file: Option<PathBuf>,
+
+    /// Not a fleet, but the proxy that takes commands at this Unix socket, whatever its keys come from.
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["redis", "redis_file", "secret_file"])]
+    admin: Option<PathBuf>,
 
     /// Answers in JSON.
     #[arg(long)]
@@ -172,10 +176,38 @@ impl Fleet {
                 _ => bail!("one URL is needed (several are for --sentinel and --cluster)"),
             },
         };
-        let path = &self.secret_file;
+        let path = self.secret_file.as_deref().context("expected --secret-file")?;
         let secret = FleetSecret::read(path).with_context(|| format!("{}", path.display()))?;
         Ok(Console::new(store, &self.namespace, secret)?)
     }
+}
+
+/// Asks one running proxy, and shows what it says of its key.
+#[cfg(feature = "proxy")]
+fn one_proxy(socket: &Path, method: &str, target: &str, json: bool, output: &mut impl Write) -> Result<ExitCode> {
+    let answer = crate::admin::ask(socket, method, target)?;
+    if json {
+        output.write_all(&answer)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let key: Value = serde_json::from_slice(&answer)?;
+    let text = |name: &str| key[name].as_str().unwrap_or("none").to_owned();
+    writeln!(output, "key         {}", text("key"))?;
+    writeln!(output, "in memory   {}", text("protection"))?;
+    let own =
+        if key["degraded"] == json!(true) { "this node's own, since the source has none" } else { "the source's" };
+    writeln!(output, "it is       {own}")?;
+    if let Some(ends) = key["ends"].as_u64() {
+        let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
+        writeln!(output, "destroyed   {}", humantime::format_rfc3339_seconds(ends))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// There is none without the feature.
+#[cfg(not(feature = "proxy"))]
+fn one_proxy(_: &Path, _: &str, _: &str, _: bool, _: &mut impl Write) -> Result<ExitCode> {
+    bail!("this program was built without the proxy (expected --redis)")
 }
 
 fn read_lines(path: &Path) -> Result<Vec<String>> {
@@ -186,6 +218,9 @@ fn read_lines(path: &Path) -> Result<Vec<String>> {
 }
 
 fn status(fleet: &Fleet, output: &mut impl Write) -> Result<ExitCode> {
+    if let Some(socket) = &fleet.admin {
+        return one_proxy(socket, "GET", "/keys", fleet.json, output);
+    }
     let status = fleet.console()?.status(SystemTime::now())?;
     if fleet.json {
         writeln!(output, "{}", in_json(&status))?;
@@ -254,6 +289,9 @@ fn in_json(status: &FleetStatus) -> Value {
 }
 
 fn rotate_now(arguments: &RotateNow, output: &mut impl Write) -> Result<ExitCode> {
+    if let Some(socket) = &arguments.fleet.admin {
+        return one_proxy(socket, "POST", "/keys/rotate", arguments.fleet.json, output);
+    }
     let mut console = arguments.fleet.console()?;
     let generation = console.rotate_now(SystemTime::now())?;
     let begun = Instant::now();

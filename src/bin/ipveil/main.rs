@@ -11,6 +11,7 @@ mod demo;
 mod explain;
 #[cfg(feature = "proxy")]
 mod init;
+#[cfg(feature = "redis")]
 mod keys;
 #[cfg(feature = "proxy")]
 mod proxy;
@@ -37,6 +38,7 @@ struct Arguments {
 enum Command {
     /// Why is this the client? Shows the walk from the peer to the client, and what each view would show.
     Explain(explain::Arguments),
+    #[cfg(feature = "redis")]
     Keys(keys::Arguments),
     Scrub(scrub::Arguments),
     #[cfg(feature = "proxy")]
@@ -63,6 +65,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Explain(arguments) => explain::run(arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "redis")]
         Command::Keys(arguments) => keys::run(&arguments),
         Command::Scrub(arguments) => scrub::run(&arguments),
         #[cfg(feature = "proxy")]

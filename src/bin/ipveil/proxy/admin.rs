@@ -217,7 +217,7 @@ fn keys(state: &State) -> Response<Full<Bytes>> {
         "epoch": ring.epoch().map(|epoch| epoch.number()),
         "ends": ring.epoch().map(|epoch| (epoch.number() + 1) * period),
         "degraded": ring.is_degraded(),
-        "protection": ring.protection().map(|protection| format!("{protection:?}")),
+        "protection": ring.protection().map(|protection| protection.to_string()),
     });
     text(StatusCode::OK, &format!("{keys}\n"))
 }
