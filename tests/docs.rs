@@ -1,0 +1,127 @@
+//! What the guides say to write into a configuration can be written there.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::{fs, path::Path, process::Command};
+
+/// The TOML in a guide, each block by the line on which it begins.
+fn blocks(guide: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, String)> = None;
+    for (number, line) in guide.lines().enumerate() {
+        match (&mut open, line) {
+            (None, "```toml") => open = Some((number + 1, String::new())),
+            (Some(_), "```") => blocks.extend(open.take()),
+            (Some((_, block)), line) => {
+                block.push_str(line);
+                block.push('\n');
+            }
+            (None, _) => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_configuration_in_the_guides_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen = 0;
+    for guide in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap() {
+        let guide = guide.unwrap().path();
+        for (line, block) in blocks(&fs::read_to_string(&guide).unwrap()) {
+            // What a guide leaves out because it is always there.
+            let mut text = block.replace("\"…\"", "\"192.0.2.0/24\"");
+            if !text.contains("[[listener]]") {
+                text.push_str("[[listener]]\naddress = \"127.0.0.1:0\"\n");
+            }
+            if !text.contains("[upstream") {
+                text.push_str("[upstream.app]\nservers = [\"http://127.0.0.1:1\"]\n");
+            }
+            let path = folder.path().join("ipveil.toml");
+            fs::write(&path, text).unwrap();
+            let check = Command::new(env!("CARGO_BIN_EXE_ipveil"))
+                .args(["proxy", "--check", "--config"])
+                .arg(&path)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&check.stderr);
+            assert!(check.status.success(), "{}:{line}: {said}", guide.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen}");
+}
+
+#[test]
+fn the_template_names_every_key_with_its_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ipveil.toml");
+    let ipveil = || Command::new(env!("CARGO_BIN_EXE_ipveil"));
+    assert!(ipveil().arg("init").arg(&path).status().unwrap().success());
+    assert!(!ipveil().arg("init").arg(&path).output().unwrap().status.success(), "it must not be written over");
+
+    // With everything that is commented out taken in, where it stands, there is no unknown key.
+    let text = fs::read_to_string(&path).unwrap();
+    let example = |line: &str| {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        line.starts_with('[')
+            || line
+                .split_once(" = ")
+                .is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+    };
+    let lines: Vec<_> = text.lines().collect();
+    let mut unknown = Vec::new();
+    let mut number = 0;
+    while number < lines.len() {
+        let begins = lines[number].starts_with("# ") && example(lines[number]);
+        // A table and what is in it belong together.
+        let is_table = begins && lines[number].starts_with("# [");
+        let rest = lines[number..].iter().take_while(|line| line.starts_with("# ")).count();
+        let count = if is_table { rest } else { 1 };
+        if begins {
+            let shown = |(place, line): (usize, &&str)| {
+                let is_in = (number..number + count).contains(&place);
+                line.strip_prefix("# ").filter(|_| is_in).unwrap_or(line).to_owned()
+            };
+            let all: Vec<_> = lines.iter().enumerate().map(shown).collect();
+            fs::write(&path, all.join("\n")).unwrap();
+            let check = ipveil().args(["proxy", "--check", "--config"]).arg(&path).output().unwrap();
+            let said = String::from_utf8_lossy(&check.stderr).into_owned();
+            if said.contains("unknown field") {
+                unknown.push(said);
+            }
+        }
+        number += count;
+    }
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let listed = Command::new(env!("CARGO_BIN_EXE_ipveil")).args(["init", "-"]).output().unwrap();
+    assert_eq!(String::from_utf8(listed.stdout).unwrap(), text);
+}
+
+#[test]
+fn completions_and_the_manual_name_every_command() {
+    let help = Command::new(env!("CARGO_BIN_EXE_ipveil")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands: Vec<_> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .map_while(|line| line.strip_prefix("  "))
+        .filter_map(|line| line.split_whitespace().next().filter(|_| !line.starts_with(' ')))
+        .filter(|&command| command != "help")
+        .collect();
+    assert!(commands.contains(&"proxy") && commands.contains(&"scrub"), "{commands:?}");
+    let output = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ipveil")).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let manual = output(&["man"]);
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = output(&["completions", shell]);
+        for command in &commands {
+            assert!(completions.contains(command), "{shell}: {command}");
+            assert!(manual.contains(&format!("IPVEIL {}", command.to_uppercase())), "{command}");
+        }
+    }
+}
