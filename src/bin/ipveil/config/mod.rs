@@ -327,9 +327,7 @@ impl Config {
     /// Reads and checks a file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let source = Source::new(path, &text);
-        let mut config: Self = toml::from_str(&text).map_err(|error| source.error(&error))?;
-        config.check().map_err(|wrong| source.wrong(&wrong))?;
+        let mut config = Self::parse(path, &text)?;
         // A file's paths are seen from where it is.
         let home = path.parent().unwrap_or(Path::new(""));
         config.paths(|path| *path = home.join(&*path));
@@ -338,6 +336,14 @@ impl Config {
         for path in [file.as_mut(), journal.as_mut(), secret].into_iter().flatten() {
             *path = home.join(&*path);
         }
+        Ok(config)
+    }
+
+    /// Checks a text that was in a file.
+    pub(crate) fn parse(path: &Path, text: &str) -> anyhow::Result<Self> {
+        let source = Source::new(path, text);
+        let mut config: Self = toml::from_str(text).map_err(|error| source.error(&error))?;
+        config.check().map_err(|wrong| source.wrong(&wrong))?;
         Ok(config)
     }
 
