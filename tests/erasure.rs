@@ -23,7 +23,7 @@ use std::{
 use ipveil::{
     ClientAddr, KeyRing, Policy,
     keys::{
-        EpochKey, Epochs, KeyError, KeyEvent, KeySource, ManualClock, Request,
+        EpochKey, Epochs, KeyError, KeyEvent, KeySource, ManualClock, Request, RuntimeFile,
         fleet::{FleetSecret, RedisSource, StoreAddress},
     },
     policy::{Scope, View},
@@ -232,6 +232,43 @@ fn the_memory_of_a_process_holds_nothing_of_a_destroyed_key() {
     // Also halves of it, as they are moved through wide registers.
     for needle in [&key[..], &key[..16], &key[16..]] {
         assert_eq!(careful.holds(needle), None, "{} bytes of it", needle.len());
+    }
+}
+
+fn play_restarted(path: &str) {
+    let keys = KeyRing::start(RuntimeFile::open(path).unwrap(), Epochs::daily()).unwrap();
+    let policy = Policy::new(Scope::unscoped(), [View::token("log")]).unwrap();
+    let client = policy.client(&ClientAddr::from(IpAddr::from([203, 0, 113, 7])), &keys);
+    black_box(client.pseudonym("log"));
+    say("started");
+    listen();
+    keys.rotate().unwrap();
+    say("destroyed");
+    listen();
+}
+
+#[test]
+fn neither_the_file_nor_the_memory_of_one_that_restored_a_key_holds_it_when_it_is_destroyed() {
+    const TEST: &str = "neither_the_file_nor_the_memory_of_one_that_restored_a_key_holds_it_when_it_is_destroyed";
+    if let Some(path) = part() {
+        return play_restarted(&path);
+    }
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = directory.path().join("keys");
+    let mut first = Player::start(TEST, path.to_str().unwrap());
+    assert_eq!(first.hear(), "started");
+    let key: [u8; 32] = fs::read(&path).unwrap()[48..80].try_into().unwrap();
+    assert_ne!(key, [0; 32]);
+    drop(first);
+    // Another process goes on with it, and then it is destroyed.
+    let mut second = Player::start(TEST, path.to_str().unwrap());
+    assert_eq!(second.hear(), "started");
+    assert_eq!(fs::read(&path).unwrap()[48..80], key);
+    second.tell("rotate");
+    assert_eq!(second.hear(), "destroyed");
+    for needle in [&key[..], &key[..16], &key[16..]] {
+        assert!(!fs::read(&path).unwrap().windows(needle.len()).any(|window| window == needle));
+        assert_eq!(second.holds(needle), None, "{} bytes of it", needle.len());
     }
 }
 

@@ -6,17 +6,19 @@ use std::{
     collections::HashSet,
     fs::{self, OpenOptions},
     io::Write as _,
+    net::IpAddr,
     path::PathBuf,
     sync::mpsc,
     time::Duration,
 };
 
 use ipveil::{
-    KeyRing,
+    ClientAddr, KeyRing, Policy,
     keys::{
         EpochKey, Epochs, KeyError, KeyEvent, KeySource, ManualClock, MemorySource, Reason, Request,
         journal::{self, Journal, JournalError, Verified},
     },
+    policy::{Scope, View},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -98,6 +100,32 @@ fn degradation_is_in_it() {
     assert_eq!(entries[0]["event"], "degraded");
     assert_eq!((&entries[1]["event"], &entries[1]["origin"]), (&"minted".into(), &"local".into()));
     assert_eq!(entries[1]["until"], "2024-10-05T00:00:00.000Z");
+}
+
+#[test]
+fn there_is_no_key_in_it_and_no_address() {
+    struct Known(u8);
+    impl KeySource for Known {
+        fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+            self.0 += 1;
+            EpochKey::take(&mut [self.0; 32])
+        }
+    }
+    let (_directory, path) = place();
+    let journal = Journal::open(&path).unwrap();
+    let keys = KeyRing::builder(Known(0x40), Epochs::daily()).on_event(journal.recorder()).start().unwrap();
+    let policy = Policy::new(Scope::unscoped(), [View::token("log")]).unwrap();
+    for _ in 0..3 {
+        let client = policy.client(&ClientAddr::from(IpAddr::from([203, 0, 113, 7])), &keys);
+        assert!(!client.pseudonym("log").is_withheld());
+        keys.rotate().unwrap();
+    }
+    journal.flush();
+    let text = fs::read_to_string(&path).unwrap();
+    // Four of the bytes in a row, as they are or in hexadecimal, are more than chance gives.
+    for part in ["203.0.113", "AAAA", "41414141", "BBBB", "42424242", "65, 65"] {
+        assert!(!text.contains(part), "{part} is in {text}");
+    }
 }
 
 #[test]

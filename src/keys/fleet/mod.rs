@@ -29,8 +29,8 @@
 //!
 //! Delay, delete, and bring back what was there before in the same place. So pseudonyms may differ between nodes, or change
 //! in the middle of an epoch; each node that has no key of the fleet makes its own, or withholds
-//! ([`WhenUnavailable`](super::WhenUnavailable)). He can't read a key, nor become a member, nor have a node take a key that no
-//! node of this epoch has minted.
+//! ([`WhenUnavailable`](super::WhenUnavailable)). He can have nodes use memory, by answers without end. He can't read a key,
+//! nor become a member, nor have a node take a key that no node of this epoch has minted.
 //!
 //! # What a thief of the fleet secret can do
 //!
@@ -44,8 +44,8 @@
 //! wrong does not lose claims. What is wrong is told as a [`Notice`](super::Notice): another secret or another length
 //! of epochs in the namespace, a clock that differs by more than [`RedisSource::SKEW`], a rotation that was heard of late.
 //!
-//! Private halves are destroyed by the thread that talks to the store: within the time that the store is given to answer, a
-//! few seconds at most, after the epoch's end.
+//! Private halves are destroyed by the thread that talks to the store: within the time that the store is given to answer, and
+//! the system to find its address, a few seconds as a rule, after the epoch's end. The key itself does not wait for that.
 
 mod console;
 mod record;

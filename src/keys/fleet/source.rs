@@ -644,9 +644,13 @@ impl KeySource for RedisSource {
                 Ok(None) | Err(_) => return Err(KeyError::Unavailable),
             }
             // Two that wait for each other, one for this epoch and one for the next, would wait for ever.
-            let present = self.ring.as_ref().and_then(RingHandle::epoch);
-            if let Some(present) = present.filter(|present| *present != request.epoch) {
+            let ring = self.ring.clone().ok_or(KeyError::Unavailable)?;
+            if let Some(present) = ring.epoch().filter(|present| *present != request.epoch) {
                 let _ = self.turn(present.0, false);
+                if ring.lend(present, |_| ()).is_none() {
+                    // The fleet has rotated: the present key is needed first.
+                    return Err(KeyError::Unavailable);
+                }
             }
             thread::sleep(STEP);
         }
