@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     metrics::{Counters, Ended},
     service::Serve,
-    site::Site,
+    site::{self, Site},
     watch::{Due, Watch},
 };
 
@@ -68,7 +68,8 @@ impl Connection {
     /// All of it was answered.
     pub(crate) fn end(&self) {
         if self.state.requests.fetch_sub(1, Relaxed) == 1 {
-            self.watch.within(Due::Phase, millis(&self.state.idle));
+            let idle = millis(&self.state.idle);
+            self.watch.within(Due::Phase, if self.is_h2 { idle } else { idle.min(UNPARKED) });
         }
     }
 }
@@ -125,14 +126,14 @@ where
             return;
         };
         connection.is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
-        serve_http(io, connection, site).await;
+        Box::pin(serve_http(io, connection, site)).await;
     } else {
         connection.watch.within(Due::Phase, site.deadlines.first_bytes);
         match in_time(&connection.watch, io.is_h2()).await {
             Some(Ok(is_h2)) => connection.is_h2 = is_h2,
             _ => return connection.counters.ended(Ended::NoRequest),
         }
-        serve_http(io, connection, site).await;
+        Box::pin(serve_http(io, connection, site)).await;
     }
 }
 
@@ -149,57 +150,139 @@ where
         connection.watch.within(Due::Phase, site.deadlines.request_head);
     }
     let connection = Arc::new(connection);
-    let service = Serve::new(Arc::clone(&site), Arc::clone(&connection));
-    let io = TokioIo::new(io);
-    if connection.is_h2 {
-        serve_h2(io, connection, service, &site).await;
+    let ended = if connection.is_h2 {
+        Box::pin(serve_h2(io, &connection, &site)).await
     } else {
-        serve_h1(io, connection, service, &site).await;
-    }
-}
-
-async fn serve_h1<S>(io: TokioIo<S>, connection: Arc<Connection>, service: Serve, site: &Arc<Site>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.max_headers(site.limits.headers).max_header_size(site.limits.header_bytes).pipeline_flush(true);
-    // At least what the head may take.
-    builder.max_buf_size(site.limits.header_bytes.max(MOST_BUFFERED));
-    let mut http = builder.serve_connection(io, service).with_upgrades();
-    let mut is_new = true;
-    let mut is_draining = false;
-    let ended = poll_fn(|context| {
-        if is_new {
-            connection.watch.wake_me(context);
-            is_new = false;
-        }
-        if connection.watch.is_draining() && !is_draining {
-            is_draining = true;
-            Pin::new(&mut http).graceful_shutdown();
-        }
-        if let Poll::Ready(result) = Pin::new(&mut http).poll(context) {
-            return Poll::Ready(if result.is_ok() { Ended::Well } else { Ended::Broken });
-        }
-        Poll::Ready(match late(&connection) {
-            Some(ended) => ended,
-            None => return Poll::Pending,
-        })
-    })
-    .await;
+        serve_h1(io, &connection, site).await
+    };
     connection.counters.ended(ended);
-    // RFC 9110, 15.5.9: whoever began to ask is told why there is no answer.
-    if ended == Ended::LateHead
-        && let Some(parts) = http.into_parts()
-    {
-        let _ = parts.io.into_inner().write_all(TIMEOUT).await;
-    }
 }
 
-async fn serve_h2<S>(io: TokioIo<S>, connection: Arc<Connection>, service: Serve, site: &Arc<Site>)
+async fn serve_h1<S>(io: S, connection: &Arc<Connection>, mut site: Arc<Site>) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let mut io = Some(Parked { io, first: None });
+    let mut is_waked = false;
+    loop {
+        let Some(ready) = io.take() else { return Ended::Broken };
+        let mut builder = http1::Builder::new();
+        builder.max_headers(site.limits.headers).max_header_size(site.limits.header_bytes).pipeline_flush(true);
+        // At least what the head may take.
+        builder.max_buf_size(site.limits.header_bytes.max(MOST_BUFFERED));
+        let service = Serve::new(Arc::clone(&site), Arc::clone(connection));
+        let mut http = Box::new(builder.serve_connection(TokioIo::new(ready), service).with_upgrades());
+        let mut is_draining = false;
+        let ended = poll_fn(|context| {
+            if !is_waked {
+                connection.watch.wake_me(context);
+                is_waked = true;
+            }
+            if connection.watch.is_draining() && !is_draining {
+                is_draining = true;
+                Pin::new(&mut *http).graceful_shutdown();
+            }
+            if let Poll::Ready(result) = Pin::new(&mut *http).poll(context) {
+                return Poll::Ready(if result.is_ok() { Ended::Well } else { Ended::Broken });
+            }
+            Poll::Ready(match late(connection) {
+                Some(ended) => ended,
+                None => return Poll::Pending,
+            })
+        })
+        .await;
+        if !matches!(ended, Ended::LateHead | Ended::Idle) {
+            return ended;
+        }
+        let Some(parts) = http.into_parts() else { return ended };
+        let mut parked = parts.io.into_inner();
+        // RFC 9110, 15.5.9: whoever began to ask is told why there is no answer.
+        if ended == Ended::LateHead {
+            let _ = parked.write_all(TIMEOUT).await;
+            return ended;
+        }
+        if !parts.read_buf.is_empty() {
+            return Ended::Broken;
+        }
+        // What is idle for longer than most give back its buffers, which are most of what a connection takes.
+        site = site::current();
+        connection.watch.within(Due::Phase, site.deadlines.keep_alive.saturating_sub(UNPARKED));
+        match in_time(&connection.watch, parked.wait()).await {
+            Some(Ok(true)) => io = Some(parked),
+            Some(_) => return Ended::Well,
+            None => return Ended::Idle,
+        }
+        is_waked = false;
+        site = site::current();
+    }
+}
+
+/// A connection whose first byte may have been read already, while nobody had a buffer for more.
+struct Parked<S> {
+    io: S,
+    first: Option<u8>,
+}
+
+impl<S: AsyncRead + Unpin> Parked<S> {
+    /// Waits until there is something to read; false if there will be nothing.
+    async fn wait(&mut self) -> io::Result<bool> {
+        let mut byte = [0];
+        let count = self.io.read(&mut byte).await?;
+        self.first = Some(byte[0]).filter(|_| count > 0);
+        Ok(count > 0)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Parked<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(first) = self.first
+            && buffer.remaining() > 0
+        {
+            buffer.put_slice(&[first]);
+            self.first = None;
+            // What came with it is most likely there.
+            let _ = Pin::new(&mut self.io).poll_read(context, buffer)?;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Parked<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+async fn serve_h2<S>(io: S, connection: &Arc<Connection>, site: &Arc<Site>) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = Serve::new(Arc::clone(site), Arc::clone(connection));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .enable_connect_protocol()
@@ -207,15 +290,15 @@ where
         .max_concurrent_streams(site.limits.streams)
         .max_header_list_size(u32::try_from(site.limits.header_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(MOST_BUFFERED);
-    let mut http = std::pin::pin!(builder.serve_connection(io, service));
+    let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut is_new = true;
     let mut is_draining = false;
-    let ended = poll_fn(|context| {
+    poll_fn(|context| {
         if is_new {
             connection.watch.wake_me(context);
             is_new = false;
         }
-        let late = late(&connection);
+        let late = late(connection);
         // An idle connection is told, so that the client knows that its next request was not lost.
         if (connection.watch.is_draining() || late == Some(Ended::Idle)) && !is_draining {
             is_draining = true;
@@ -226,8 +309,7 @@ where
         }
         http.as_mut().poll(context).map(|result| if result.is_ok() { Ended::Well } else { Ended::Broken })
     })
-    .await;
-    connection.counters.ended(ended);
+    .await
 }
 
 /// Why a connection has to end, if it has to.
@@ -394,6 +476,9 @@ const FIRST_READ: usize = 2048;
 
 /// Of one body, on its way: large bodies are read in large pieces, and memory stays bounded.
 const MOST_BUFFERED: usize = 256 * 1024;
+
+/// How long a connection without a request keeps its buffers.
+const UNPARKED: Duration = Duration::from_secs(2);
 
 /// For the last answers on a connection that was told to end.
 const FAREWELL: Duration = Duration::from_secs(5);
