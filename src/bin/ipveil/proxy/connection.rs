@@ -26,6 +26,7 @@ use super::{
     service::Serve,
     site::{self, Site},
     watch::{Due, Watch},
+    worker::Place,
 };
 
 /// What the requests of one connection share.
@@ -90,8 +91,15 @@ fn millis(of: &AtomicU32) -> Duration {
 }
 
 /// Serves a connection until it ends, whoever ends it.
-pub(crate) async fn serve<S>(stream: S, peer: Peer, listener: usize, site: Arc<Site>, counters: Arc<Counters>)
-where
+pub(crate) async fn serve<S>(
+    stream: S,
+    peer: Peer,
+    listener: usize,
+    site: Arc<Site>,
+    counters: Arc<Counters>,
+    // Given back when it ends.
+    _place: Place,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Watch::new();
@@ -120,7 +128,8 @@ where
     }
     if let Some(tls) = &settings.tls {
         connection.watch.within(Due::Phase, site.deadlines.tls_handshake);
-        let accept = TlsAcceptor::from(Arc::clone(tls)).accept(io);
+        // On its own: it is large, and soon over.
+        let accept = Box::pin(TlsAcceptor::from(Arc::clone(tls)).accept(io));
         let Some(Ok(io)) = in_time(&connection.watch, accept).await else {
             connection.counters.ended(Ended::Handshake);
             return;

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    hint, io,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -273,11 +273,7 @@ impl Accept {
         let Some(place) = Place::take(&self.shared, &site, self.listener, peer) else {
             return self.counters.ended(Ended::TooMany);
         };
-        let serve = connection::serve(stream, peer, self.listener, site, Arc::clone(&self.counters));
-        tokio::spawn(async move {
-            serve.await;
-            drop(place);
-        });
+        tokio::spawn(connection::serve(stream, peer, self.listener, site, Arc::clone(&self.counters), place));
     }
 
     /// Connections that nobody has room for wait where they cost nothing.
@@ -298,7 +294,7 @@ impl Accept {
 }
 
 /// A connection's place among all, and among those of its client.
-struct Place {
+pub(crate) struct Place {
     shared: Arc<Shared>,
     client: Option<LimitKey>,
 }
