@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    hint, io,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
