@@ -1,0 +1,21 @@
+//! `ipveil proxy`, as clients, servers and operators meet it: the program itself, and sockets on both sides.
+
+// Sockets of both kinds, signals, and /proc.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+/// The program, started with a configuration, and gone at the end.
+mod edge;
+
+/// Clients that write bytes and read answers.
+mod client;
+
+/// Servers that say what they are told to say, and remember what they were asked.
+mod server;
+
+/// How addresses are written.
+#[path = "../canaries.rs"]
+mod canaries;
+
+/// Nothing raw comes out, whatever goes in.
+mod leak;
