@@ -19,3 +19,6 @@ mod canaries;
 
 /// Nothing raw comes out, whatever goes in.
 mod leak;
+
+/// What is read as a request is one, for both sides.
+mod smuggling;

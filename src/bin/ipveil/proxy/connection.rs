@@ -176,7 +176,7 @@ where
     loop {
         let Some(ready) = io.take() else { return Ended::Broken };
         let mut builder = http1::Builder::new();
-        builder.max_headers(site.limits.headers).max_header_size(site.limits.header_bytes).pipeline_flush(true);
+        builder.max_headers(site.limits.headers).max_header_size(site.limits.header_bytes);
         // At least what the head may take.
         builder.max_buf_size(site.limits.header_bytes.max(MOST_BUFFERED));
         let service = Serve::new(Arc::clone(&site), Arc::clone(connection));
