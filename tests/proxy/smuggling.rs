@@ -226,6 +226,46 @@ fn a_head_that_is_too_large_is_refused() {
 }
 
 #[test]
+fn what_connection_names_goes_no_further_but_for_what_is_needed() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    let headers = "x-one: 1\r\nx-two: 2\r\nx-three: 3\r\ncookie: sid=1\r\nauthorization: b\r\nkeep-alive: 5\r\n\
+                   proxy-connection: x\r\nproxy-authorization: secret\r\nte: gzip, trailers\r\n";
+    for connection in [
+        "x-one, X-Two, x-three",
+        "x-one,x-two,,x-three, x-forwarded-for, cookie, host, content-length, authorization",
+        "x-one\r\nconnection: x-two\r\nConnection: x-three",
+    ] {
+        ask(edge.port, get("/", &format!("connection: {connection}\r\n{headers}")));
+        let request = server.last();
+        for gone in ["connection", "x-one", "x-two", "x-three", "keep-alive", "proxy-connection", "proxy-authorization"]
+        {
+            assert_eq!(request.value(gone), None, "{connection:?}");
+        }
+        for (name, value) in [("host", "example.com"), ("cookie", "sid=1"), ("authorization", "b"), ("te", "trailers")]
+        {
+            assert_eq!(request.value(name), Some(value), "{connection:?}");
+        }
+        assert!(request.value("x-forwarded-for").unwrap().starts_with("2001:2"), "{request:?}");
+    }
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[test]
+fn an_answer_has_nothing_of_the_connection_behind() {
+    let server = crate::server::answer(
+        "HTTP/1.1 200 OK\r\nconnection: x-one\r\nconnection: x-two\r\nx-one: 1\r\nx-two: 2\r\nkeep-alive: timeout=9\r\n\
+         proxy-connection: x\r\nx-kept: 1\r\ncontent-length: 3\r\n\r\nyes",
+    );
+    let edge = start(&before(server.address));
+    let answer = ask(edge.port, get("/", ""));
+    for gone in ["x-one", "x-two", "keep-alive", "proxy-connection"] {
+        assert_eq!(answer.value(gone), None, "{answer:?}");
+    }
+    assert_eq!(answer.value("x-kept"), Some("1"));
+}
+
+#[test]
 fn the_target_counts_and_not_the_host_beside_it() {
     let server = yes();
     let edge = start(&before(server.address));
