@@ -155,6 +155,11 @@ fn a_request_arrives_as_one_or_not_at_all() {
             Requests(&[("POST /a", "hello"), ("GET /b", "")]),
         ),
         ("a body of GET", get("/a", "content-length: 5\r\n") + "hello", Requests(&[("GET /a", "hello")])),
+        (
+            "chunks of GET",
+            get("/a", "transfer-encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n",
+            Requests(&[("GET /a", "hello")]),
+        ),
         ("a first line that is empty", "\r\n".to_owned() + &get("/a", ""), Either(BAD, &[("GET /a", "")])),
         (
             "a length that Connection names",

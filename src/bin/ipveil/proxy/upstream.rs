@@ -15,10 +15,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    Request, Response, StatusCode, Uri, Version,
-    header::HOST,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     uri::{Authority, PathAndQuery, Scheme},
 };
+use http_body::Body as _;
 use http_body_util::Empty;
 use hyper::{
     body::Incoming,
@@ -491,6 +492,13 @@ impl Drop for Exchange {
 /// The target as HTTP/1.1 has it: the authority is in `Host`.
 fn for_h1(request: &mut Request<RequestBody>) {
     *request.version_mut() = Version::HTTP_11;
+    // Without a word about its length, hyper takes it that such a request has no body.
+    if matches!(*request.method(), Method::GET | Method::HEAD)
+        && !request.body().is_end_stream()
+        && !request.headers().contains_key(CONTENT_LENGTH)
+    {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if request.uri().authority().is_some() || request.uri().path().is_empty() {
         let path = request.uri().path_and_query().filter(|path| !path.path().is_empty()).cloned();
         *request.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
