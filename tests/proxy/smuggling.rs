@@ -162,6 +162,17 @@ fn a_request_arrives_as_one_or_not_at_all() {
         ),
         ("a first line that is empty", "\r\n".to_owned() + &get("/a", ""), Either(BAD, &[("GET /a", "")])),
         (
+            "a body of a request that asks for another protocol",
+            get("/a", "connection: upgrade\r\nupgrade: x\r\ncontent-length: 5\r\n") + "hello",
+            Either(BAD, &[("GET /a", "hello")]),
+        ),
+        (
+            "chunks of a request that asks for another protocol",
+            get("/a", "connection: upgrade\r\nupgrade: x\r\ntransfer-encoding: chunked\r\n")
+                + "5\r\nhello\r\n0\r\n\r\n",
+            Either(BAD, &[("GET /a", "hello")]),
+        ),
+        (
             "a length that Connection names",
             post("connection: content-length\r\ncontent-length: 5\r\n", "hello"),
             Requests(&[("POST /a", "hello")]),

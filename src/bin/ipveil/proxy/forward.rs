@@ -18,6 +18,7 @@ use http::{
         TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
     },
 };
+use http_body::Body as _;
 use ipveil::{
     Client,
     proxy_protocol::{self, Announcement},
@@ -73,7 +74,9 @@ async fn forward(
     if request.body().is_too_long() {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
-    let tunnel = tunnel::wanted(request)?;
+    // RFC 9110, 7.8: whoever sends a body first, and another protocol after it, may be answered as if it asked for none.
+    let has_body = *request.method() != Method::CONNECT && !request.body().is_end_stream();
+    let tunnel = if has_body { None } else { tunnel::wanted(request)? };
     if tunnel.is_none() && *request.method() == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
