@@ -22,3 +22,6 @@ mod leak;
 
 /// What is read as a request is one, for both sides.
 mod smuggling;
+
+/// Servers that fail, clients that dawdle, and an end in the middle of work.
+mod faults;

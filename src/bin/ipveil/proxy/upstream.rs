@@ -90,9 +90,9 @@ struct Idle {
 
 /// An HTTP/1 connection. It has no task of its own: whoever waits for it drives it.
 pub(crate) struct Linked {
-    is_open: bool,
     sender: http1::SendRequest<RequestBody>,
-    connection: Box<http1::Connection<Io, RequestBody>>,
+    // None when it has ended. Only then does the sender learn that nobody will take what it has.
+    connection: Option<Box<http1::Connection<Io, RequestBody>>>,
 }
 
 /// A new connection, as it turned out.
@@ -297,7 +297,7 @@ impl Endpoint {
         }
         let (sender, connection) =
             http1::Builder::new().max_buf_size(MOST_BUFFERED).handshake(io).await.map_err(io::Error::other)?;
-        Ok(Connected::H1(Linked { is_open: true, sender, connection: Box::new(connection) }))
+        Ok(Connected::H1(Linked { sender, connection: Some(Box::new(connection)) }))
     }
 
     /// A connection, and whether it speaks HTTP/2.
@@ -361,9 +361,7 @@ impl Endpoint {
         let now = worker::seconds();
         let most = u32::try_from(keep_alive.as_secs()).unwrap_or(u32::MAX);
         let mut idle = lock(self.idle_here());
-        idle.retain_mut(|idle| {
-            now - idle.since < most && Pin::new(&mut *idle.link.connection).poll(&mut context).is_pending()
-        });
+        idle.retain_mut(|idle| now - idle.since < most && drive(&mut idle.link.connection, &mut context));
     }
 
     fn idle_here(&self) -> &Mutex<Vec<Idle>> {
@@ -401,7 +399,19 @@ impl Failed {
     }
 }
 
+/// Lets a connection go on; false if it has ended.
+fn drive(connection: &mut Option<Box<http1::Connection<Io, RequestBody>>>, context: &mut Context<'_>) -> bool {
+    if connection.as_mut().is_some_and(|connection| Pin::new(&mut **connection).poll(context).is_ready()) {
+        *connection = None;
+    }
+    connection.is_some()
+}
+
 impl Linked {
+    fn drive(&mut self, context: &mut Context<'_>) -> bool {
+        drive(&mut self.connection, context)
+    }
+
     async fn send(
         mut self,
         request: &mut Option<Request<RequestBody>>,
@@ -415,12 +425,9 @@ impl Linked {
         let mut is_waiting = false;
         let polled = poll_fn(|context| {
             // Nothing but the connection brings the response, so only the socket has to wake anybody.
-            let is_open = worker::wakes(context, |silent| Pin::new(&mut *self.connection).poll(silent).is_pending());
+            worker::wakes(context, |silent| drive(&mut self.connection, silent));
             if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                return Poll::Ready(Some((result, is_open)));
-            }
-            if !is_open {
-                return Poll::Ready(None);
+                return Poll::Ready(Some(result));
             }
             if !is_waiting {
                 is_waiting = true;
@@ -432,22 +439,17 @@ impl Linked {
             Poll::Pending
         })
         .await;
-        let is_late = deadline.watch.is_late(Due::Phase);
         deadline.watch.done(Due::Phase);
         match polled {
-            Some((Ok(response), is_open)) => {
-                self.is_open = is_open;
-                Ok(Answer::H1(response, self, endpoint.cloned()))
-            }
-            Some((Err(mut error), _)) => match error.take_message() {
+            Some(Ok(response)) => Ok(Answer::H1(response, self, endpoint.cloned())),
+            Some(Err(mut error)) => match error.take_message() {
                 Some(back) => {
                     *request = Some(back);
                     Err(Failed::Unsent)
                 }
                 None => Err(Failed::of(error.error())),
             },
-            None if is_late => Err(Failed::Late),
-            None => Err(Failed::Response),
+            None => Err(Failed::Late),
         }
     }
 }
@@ -465,10 +467,8 @@ impl Exchange {
     }
 
     pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
-        if let Some(link) = &mut self.link
-            && link.is_open
-        {
-            link.is_open = worker::wakes(context, |silent| Pin::new(&mut *link.connection).poll(silent).is_pending());
+        if let Some(link) = &mut self.link {
+            worker::wakes(context, |silent| drive(&mut link.connection, silent));
         }
     }
 
@@ -479,7 +479,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Some(link) = self.link.take().filter(|link| link.is_open) else { return };
+        let Some(link) = self.link.take().filter(|link| link.connection.is_some()) else { return };
         // It is ready for another request if all of the last one, and of its answer, has passed.
         if let Some(endpoint) = &self.endpoint
             && link.sender.is_ready()

@@ -1,0 +1,362 @@
+//! Servers that fail, clients that dawdle, and an end in the middle of work.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    client::{Otherwise, ask, connect, get},
+    edge::{SOON, before, free_port, start, until},
+    server::{OK, Server, serve, yes},
+};
+
+const HALF: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_server_that_is_not_there_is_a_bad_gateway_that_names_no_one() {
+    let edge = start(&before((Ipv4Addr::LOCALHOST, free_port()).into()));
+    let mut client = connect(edge.port);
+    for _ in 0..3 {
+        client.send(get("/", ""));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text()), (502, "502 Bad Gateway\n"));
+        assert_eq!(answer.value("server"), None);
+    }
+}
+
+#[test]
+fn an_answer_that_is_none_is_a_bad_gateway() {
+    for said in [
+        "",
+        "HTTP/1.1 200",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        "HTTP/3 200 OK\r\n\r\n",
+    ] {
+        for is_reset in [false, true] {
+            let server = serve(move |_, mut client| {
+                let _ = client.head();
+                client.send(said);
+                if is_reset {
+                    socket2::SockRef::from(&client.stream.stream).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+            });
+            let edge = start(&before(server.address));
+            assert_eq!(ask(edge.port, get("/", "")).status(), 502, "{said:?}");
+            // It may have been read, so nobody reads it again.
+            assert_eq!(server.heard().len(), 1, "{said:?}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_does_not_begin_to_answer_is_late() {
+    let (end, ended) = mpsc::channel();
+    let server = serve(move |_, mut client| {
+        let _ = client.head();
+        end.send(client.is_closed()).unwrap();
+    });
+    let edge = start(&(before(server.address) + "[deadlines]\nfirst_byte = \"500ms\"\n"));
+    let began = Instant::now();
+    let answer = ask(edge.port, get("/", ""));
+    assert_eq!((answer.status(), answer.text()), (504, "504 Gateway Timeout\n"));
+    assert!(began.elapsed() >= HALF);
+    assert!(ended.recv_timeout(SOON).unwrap(), "nobody waits for it any more");
+}
+
+#[test]
+fn a_server_that_does_not_go_on_is_cut_off() {
+    let server = serve(|_, mut client| {
+        let _ = client.head();
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
+        client.is_closed();
+    });
+    let edge = start(&(before(server.address) + "[deadlines]\nupstream_idle = \"500ms\"\n"));
+    let mut client = connect(edge.port);
+    client.send(get("/", ""));
+    assert_eq!(client.head().unwrap().unwrap().status(), 200);
+    assert_eq!(client.rest(), b"half");
+}
+
+#[test]
+fn half_an_answer_is_not_taken_for_one() {
+    for said in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nnonsense\r\n",
+    ] {
+        let server = serve(move |_, mut client| {
+            let _ = client.head();
+            client.send(said);
+        });
+        let edge = start(&before(server.address));
+        let mut client = connect(edge.port);
+        client.send(get("/", ""));
+        // That it breaks off may be known before anything was passed on.
+        if let Some(mut answer) = client.head().unwrap() {
+            assert!(client.body(&mut answer, Otherwise::UntilTheEnd).is_err(), "{said:?}");
+        }
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn an_answer_may_end_with_the_connection() {
+    let server = serve(|_, mut client| {
+        let _ = client.head();
+        client.send("HTTP/1.1 200 OK\r\n\r\nall of it");
+    });
+    let edge = start(&before(server.address));
+    assert_eq!(ask(edge.port, get("/", "")).text(), "all of it");
+}
+
+#[test]
+fn a_connection_that_a_server_has_closed_meanwhile_is_not_asked() {
+    for is_reset in [false, true] {
+        let closed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&closed);
+        let server = serve(move |_, mut client| {
+            let mut request = client.head().unwrap().unwrap();
+            client.body(&mut request, Otherwise::Nothing).unwrap();
+            client.send(OK);
+            // Not before the answer is there, which a reset would take away.
+            thread::sleep(Duration::from_millis(50));
+            if is_reset {
+                socket2::SockRef::from(&client.stream.stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(client);
+            count.fetch_add(1, SeqCst);
+        });
+        let edge = start(&before(server.address));
+        let mut client = connect(edge.port);
+        for round in 1..=5 {
+            client.send("POST / HTTP/1.1\r\nhost: example.com\r\ncontent-length: 5\r\n\r\nhello");
+            assert_eq!(client.answer().text(), "yes", "round {round}");
+            until(|| (closed.load(SeqCst) == round).then_some(()));
+        }
+        assert_eq!(server.heard().len(), 5);
+    }
+}
+
+#[test]
+fn one_connection_is_for_many_requests() {
+    let server = crate::server::reply(|request| match request.start.split(' ').nth(1) {
+        Some("/none") => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        Some("/same") => b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(),
+        Some("/chunks") if request.start.starts_with("GET") => {
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\n\r\n".to_vec()
+        }
+        Some("/empty") => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        _ if request.start.starts_with("HEAD") => b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n".to_vec(),
+        _ => OK.into(),
+    });
+    let edge = start(&before(server.address));
+    let mut client = connect(edge.port);
+    for path in ["/", "/none", "/same", "/chunks", "/empty", "/"] {
+        client.send(get(path, ""));
+        client.answer();
+        client.send(get(path, "").replace("GET", "HEAD"));
+        if path == "/" {
+            assert_eq!(client.answer_to("HEAD").value("content-length"), Some("3"));
+        } else {
+            client.answer_to("HEAD");
+        }
+    }
+    assert_eq!(server.heard().len(), 1);
+}
+
+#[test]
+fn who_is_slow_is_cut_off_in_every_phase() {
+    let server = yes();
+    let proxied = free_port();
+    let edge = start(&format!(
+        "{}[[listener]]\naddress = \"127.0.0.1:{proxied}\"\nproxy_protocol = \"required\"\n\
+         [client]\ntrusted = [\"loopback\"]\n[deadlines]\nproxy_header = \"500ms\"\nfirst_bytes = \"500ms\"\n\
+         request_head = \"500ms\"\nkeep_alive = \"500ms\"\n",
+        before(server.address)
+    ));
+    let late = "HTTP/1.1 408 Request Timeout\r\n";
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let cases = [
+        ("no PROXY header", proxied, "", ""),
+        ("half a PROXY header", proxied, "PROXY TCP4 ", ""),
+        ("nothing after the PROXY header", proxied, "PROXY UNKNOWN\r\n", ""),
+        ("nothing", edge.port, "", ""),
+        ("half of what begins HTTP/2", edge.port, &preface[..10], ""),
+        ("half a head", edge.port, "GET / HTTP/1.1\r\nhost:", late),
+        ("half a head after a PROXY header", proxied, "PROXY UNKNOWN\r\nGET", late),
+        ("nothing after a request", edge.port, &get("/", ""), "HTTP/1.1 200 OK\r\n"),
+    ];
+    thread::scope(|scope| {
+        for (name, port, said, heard) in cases {
+            scope.spawn(move || {
+                let mut client = connect(port);
+                client.send(said);
+                let began = Instant::now();
+                let rest = String::from_utf8(client.rest()).unwrap();
+                assert!(rest.starts_with(heard) && rest.is_empty() == heard.is_empty(), "{name}: {rest}");
+                let took = began.elapsed();
+                assert!(took > Duration::from_millis(400) && took < SOON / 2, "{name}: {took:?}");
+            });
+        }
+        scope.spawn(|| {
+            // HTTP/2 is told first that it ends, so it takes longer.
+            let mut client = connect(edge.port);
+            client.send(preface);
+            client.send([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+            let began = Instant::now();
+            client.rest();
+            assert!(began.elapsed() < SOON / 2);
+        });
+        scope.spawn(|| {
+            // Now and then a byte does not help.
+            let mut client = connect(edge.port);
+            client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            client.send("GET / HTTP/1.1\r\n");
+            let end = Instant::now() + SOON / 2;
+            while Instant::now() < end {
+                client.send("x");
+                let mut byte = [0];
+                if client.stream.read(&mut byte).is_ok() {
+                    return;
+                }
+            }
+            panic!("it goes on for ever");
+        });
+        scope.spawn(|| {
+            // A second head, on a connection that had a request.
+            let mut client = connect(edge.port);
+            client.send(get("/", ""));
+            client.answer();
+            client.send("GET / HT");
+            assert_eq!(client.answer().status(), 408);
+        });
+    });
+    // Those who are not slow are served.
+    let mut client = connect(edge.port);
+    for _ in 0..8 {
+        thread::sleep(Duration::from_millis(150));
+        client.send(get("/", ""));
+        assert_eq!(client.answer().text(), "yes");
+    }
+}
+
+#[test]
+fn who_does_not_read_is_cut_off() {
+    let (end, ended) = mpsc::channel();
+    let server = serve(move |_, mut client| {
+        let _ = client.head();
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n");
+        let piece = vec![b'x'; 1 << 16];
+        let mut sent = 0;
+        while client.stream.stream.write_all(&piece).is_ok() {
+            sent += piece.len();
+        }
+        let _ = end.send(sent);
+    });
+    let edge = start(&(before(server.address) + "[deadlines]\nclient_idle = \"500ms\"\n"));
+    let mut client = connect(edge.port);
+    client.send(get("/", ""));
+    let sent = ended.recv_timeout(SOON).unwrap();
+    assert!(sent < 100 << 20, "memory is bounded, and {sent} bytes were taken");
+}
+
+#[test]
+fn connections_beyond_the_limit_wait() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[limits]\nconnections = 2\n"));
+    let mut first = connect(edge.port);
+    let mut second = connect(edge.port);
+    for client in [&mut first, &mut second] {
+        client.send(get("/", ""));
+        assert_eq!(client.answer().text(), "yes");
+    }
+    let mut third = connect(edge.port);
+    third.send(get("/", ""));
+    third.stream.set_read_timeout(Some(HALF)).unwrap();
+    assert!(third.try_answer("GET").is_err());
+    drop(first);
+    third.stream.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(third.answer().text(), "yes");
+}
+
+#[test]
+fn a_client_has_as_many_connections_as_it_may() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[limits]\nconnections_per_client = 2\n"));
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = connect(edge.port);
+            client.send(get("/", ""));
+            assert_eq!(client.answer().text(), "yes");
+            client
+        })
+        .collect();
+    assert!(connect(edge.port).is_closed());
+    drop(clients);
+    until(|| {
+        let mut client = connect(edge.port);
+        client.send(get("/", ""));
+        client.try_answer("GET").ok().flatten()
+    });
+}
+
+/// A server that takes its time.
+fn slow(time: Duration) -> Server {
+    serve(move |_, mut client| {
+        while let Ok(Some(_)) = client.head() {
+            thread::sleep(time);
+            client.send(OK);
+        }
+    })
+}
+
+#[test]
+fn what_does_not_end_is_ended() {
+    let server = serve(|_, mut client| {
+        let head = client.head().unwrap().unwrap();
+        if head.value("upgrade").is_some() {
+            client.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n");
+        }
+        client.is_closed();
+    });
+    let mut edge = start(&(before(server.address) + "[deadlines]\ndrain = \"1s\"\n"));
+    let mut waiting = connect(edge.port);
+    waiting.send(get("/", ""));
+    let mut upgraded = connect(edge.port);
+    upgraded.send(get("/", "connection: upgrade\r\nupgrade: x\r\n"));
+    assert_eq!(upgraded.answer().status(), 101);
+    until(|| (server.heard().len() == 2).then_some(()));
+    let began = Instant::now();
+    assert!(edge.end().success());
+    assert!(began.elapsed() > HALF && began.elapsed() < SOON / 2, "{:?}", began.elapsed());
+    assert!(waiting.is_closed() && upgraded.is_closed());
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_nothing_behind() {
+    let (end, ended) = mpsc::channel();
+    let server = serve(move |_, mut client| {
+        let _ = client.head();
+        end.send(client.is_closed()).unwrap();
+    });
+    let edge = start(&before(server.address));
+    let mut client = connect(edge.port);
+    client.send(get("/gone", ""));
+    until(|| (!server.heard().is_empty()).then_some(()));
+    client.stream.shutdown(Shutdown::Both).unwrap();
+    drop(client);
+    assert!(ended.recv_timeout(SOON).unwrap());
+    let lines = edge.lines_when(1);
+    assert!(lines[0].contains("\"GET /gone HTTP/1.1\" 499 0"), "{lines:?}");
+}
