@@ -360,3 +360,26 @@ fn a_client_that_goes_away_leaves_nothing_behind() {
     let lines = edge.lines_when(1);
     assert!(lines[0].contains("\"GET /gone HTTP/1.1\" 499 0"), "{lines:?}");
 }
+
+#[test]
+fn another_server_is_asked_if_one_is_not_there() {
+    let server = yes();
+    for more in ["", "proxy_protocol = 1\n"] {
+        let is_on = Arc::new(AtomicBool::new(more.is_empty()));
+        let announced = serve(move |_, mut client| {
+            if !is_on.load(SeqCst) && !client.line().unwrap().unwrap().starts_with("PROXY TCP6 2001:2") {
+                return;
+            }
+            while let Ok(Some(_)) = client.head() {
+                client.send(OK);
+            }
+        });
+        let down = free_port();
+        let servers = format!("[\"http://127.0.0.1:{down}\", \"http://{}\"]", announced.address);
+        let config = before(server.address).replace(&format!("[\"http://{}\"]", server.address), &servers);
+        let edge = start(&(config + more));
+        for _ in 0..4 {
+            assert_eq!(ask(edge.port, get("/", "")).status(), 200, "{more}");
+        }
+    }
+}

@@ -182,7 +182,8 @@ impl Endpoint {
         request: &mut Option<Request<RequestBody>>,
         deadline: &mut Deadline,
     ) -> Result<Answer, Failed> {
-        let announcement = request.as_mut().and_then(|request| request.extensions_mut().remove::<Announcement>());
+        // It stays where it is: the next one that is asked expects it, too.
+        let announcement = request.as_ref().and_then(|request| request.extensions().get::<Announcement>().copied());
         if announcement.is_none() {
             let h2 = lock(self.h2_here()).clone();
             if let Some(sender) = h2.filter(|sender| !sender.is_closed()) {
@@ -408,10 +409,6 @@ fn drive(connection: &mut Option<Box<http1::Connection<Io, RequestBody>>>, conte
 }
 
 impl Linked {
-    fn drive(&mut self, context: &mut Context<'_>) -> bool {
-        drive(&mut self.connection, context)
-    }
-
     async fn send(
         mut self,
         request: &mut Option<Request<RequestBody>>,
