@@ -89,6 +89,39 @@ fn a_server_that_does_not_go_on_is_cut_off() {
 }
 
 #[test]
+fn an_upload_may_take_longer_than_a_server_may() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[deadlines]\nfirst_byte = \"500ms\"\n"));
+    let mut client = connect(edge.port);
+    client.send("POST / HTTP/1.1\r\nhost: example.com\r\ncontent-length: 12\r\n\r\n");
+    for _ in 0..12 {
+        thread::sleep(Duration::from_millis(120));
+        client.send("x");
+    }
+    assert_eq!(client.answer().text(), "yes");
+    assert_eq!(server.last().body.len(), 12);
+}
+
+#[test]
+fn a_client_that_does_not_go_on_with_its_body_is_late() {
+    let (end, ended) = mpsc::channel();
+    let server = serve(move |_, mut client| {
+        let mut request = client.head().unwrap().unwrap();
+        end.send(client.body(&mut request, Otherwise::Nothing).is_err()).unwrap();
+    });
+    // The server is not the one to blame, though it is late, too.
+    for more in ["client_idle = \"500ms\"", "client_idle = \"700ms\"\nfirst_byte = \"500ms\""] {
+        let edge = start(&(before(server.address) + "[deadlines]\n" + more));
+        for framing in ["content-length: 99", "transfer-encoding: chunked"] {
+            let mut client = connect(edge.port);
+            client.send(format!("POST / HTTP/1.1\r\nhost: example.com\r\n{framing}\r\n\r\n4\r\nhalf\r\n"));
+            assert_eq!(client.answer().status(), 408, "{more} {framing}");
+            assert!(ended.recv_timeout(SOON).unwrap(), "the server sees that something lacks");
+        }
+    }
+}
+
+#[test]
 fn half_an_answer_is_not_taken_for_one() {
     for said in [
         "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf",

@@ -38,10 +38,24 @@ impl RequestBody {
         Self { body: None, site: Arc::clone(&self.site), watch: Arc::clone(&self.watch), taken: 0, is_waiting: false }
     }
 
+    /// The client is waited for no more.
+    fn go_on(&mut self) {
+        if self.is_waiting {
+            self.is_waiting = false;
+            self.watch.done(Due::Progress);
+        }
+    }
+
     /// Whether it says already that it is longer than it may be.
     pub(crate) fn is_too_long(&self) -> bool {
         let most = self.site.limits.body_bytes;
         most > 0 && self.size_hint().lower() > most
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.go_on();
     }
 }
 
@@ -68,9 +82,10 @@ impl Body for RequestBody {
             }
             return Poll::Pending;
         };
-        if this.is_waiting {
-            this.is_waiting = false;
-            this.watch.done(Due::Progress);
+        this.go_on();
+        // The server's time begins with what it was given last.
+        if this.watch.is_due(Due::Phase) {
+            this.watch.within(Due::Phase, this.site.deadlines.first_byte);
         }
         let Some(frame) = frame else {
             this.body = None;

@@ -198,7 +198,7 @@ impl Endpoint {
             }
         }
         let connect = self.connect(announcement.as_ref());
-        let connected = match in_time(deadline, Due::Phase, deadline.site.deadlines.connect, connect).await {
+        let connected = match in_time(deadline, deadline.site.deadlines.connect, connect).await {
             Ok(Ok(connected)) => connected,
             failed => {
                 self.failed();
@@ -226,7 +226,7 @@ impl Endpoint {
         for_h1(&mut request);
         let announcement = request.extensions_mut().remove::<Announcement>();
         let link = self.link(true, announcement.as_ref());
-        let link = match in_time(deadline, Due::Phase, deadline.site.deadlines.connect, link).await {
+        let link = match in_time(deadline, deadline.site.deadlines.connect, link).await {
             Ok(Ok((link, _))) => link,
             Ok(Err(_)) => return Err(Failed::Connect),
             Err(()) => return Err(Failed::ConnectLate),
@@ -237,7 +237,7 @@ impl Endpoint {
             let _ = connection.with_upgrades().await;
         });
         let sent = sender.send_request(request);
-        match in_time(deadline, Due::Phase, deadline.site.deadlines.first_byte, sent).await {
+        match in_time(deadline, deadline.site.deadlines.first_byte, sent).await {
             Ok(response) => response.map_err(|_| Failed::Response),
             Err(()) => Err(Failed::Late),
         }
@@ -252,13 +252,15 @@ impl Endpoint {
         let Some(mut taken) = request.take() else { return Err(Failed::Response) };
         for_h2(&mut taken, self.tls.is_some());
         let sent = sender.try_send_request(taken);
-        match in_time(deadline, Due::Phase, deadline.site.deadlines.first_byte, sent).await {
+        match in_time(deadline, deadline.site.deadlines.first_byte, sent).await {
             Ok(Ok(response)) => Ok(Answer::H2(response)),
             Ok(Err(mut error)) => {
                 *lock(self.h2_here()) = None;
                 *request = error.take_message();
                 Err(Failed::of(error.error()))
             }
+            // Nobody else asks the body, which is on its way to the connection's own task.
+            Err(()) if deadline.watch.is_late(Due::Progress) => Err(Failed::Request(BodyError::Late)),
             Err(()) => Err(Failed::Late),
         }
     }
@@ -430,7 +432,7 @@ impl Linked {
                 is_waiting = true;
                 deadline.watch.wake_me(context);
                 deadline.watch.within(Due::Phase, deadline.site.deadlines.first_byte);
-            } else if deadline.watch.is_late(Due::Phase) {
+            } else if is_late(&deadline.watch) {
                 return Poll::Ready(None);
             }
             Poll::Pending
@@ -516,8 +518,13 @@ fn for_h2(request: &mut Request<RequestBody>, is_secure: bool) {
     *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
 }
 
+/// Whether a server takes too long. While the client is to go on with its body, the server has nothing to answer.
+fn is_late(watch: &Watch) -> bool {
+    watch.is_late(Due::Phase) && !watch.is_due(Due::Progress)
+}
+
 /// What `future` gives, unless that takes too long.
-async fn in_time<T>(deadline: &Deadline, due: Due, time: Duration, future: impl Future<Output = T>) -> Result<T, ()> {
+async fn in_time<T>(deadline: &Deadline, time: Duration, future: impl Future<Output = T>) -> Result<T, ()> {
     let mut future = std::pin::pin!(future);
     let watch: &Watch = &deadline.watch;
     let mut is_waiting = false;
@@ -528,14 +535,14 @@ async fn in_time<T>(deadline: &Deadline, due: Due, time: Duration, future: impl 
         if !is_waiting {
             is_waiting = true;
             watch.wake_me(context);
-            watch.within(due, time);
-        } else if watch.is_late(due) {
+            watch.within(Due::Phase, time);
+        } else if is_late(watch) || watch.is_late(Due::Progress) {
             return Poll::Ready(Err(()));
         }
         Poll::Pending
     })
     .await;
-    watch.done(due);
+    watch.done(Due::Phase);
     result
 }
 

@@ -75,6 +75,12 @@ impl Watch {
         self.deadlines[due as usize].store(NEVER, Relaxed);
     }
 
+    /// Whether there is anything to be late with.
+    #[inline]
+    pub(crate) fn is_due(&self, due: Due) -> bool {
+        self.deadlines[due as usize].load(Relaxed) != NEVER
+    }
+
     /// Whether the time is up.
     #[inline]
     pub(crate) fn is_late(&self, due: Due) -> bool {
