@@ -355,6 +355,69 @@ fn slow(time: Duration) -> Server {
 }
 
 #[test]
+fn an_end_under_load_loses_no_request() {
+    let server = slow(Duration::from_millis(20));
+    let mut edge = start(&before(server.address).replace("threads = 1", "threads = 2"));
+    let port = edge.port;
+    let answered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for is_kept in [true, false, true, false, false, false] {
+            let answered = &answered;
+            scope.spawn(move || {
+                let mut kept = None;
+                loop {
+                    let is_new = kept.is_none();
+                    let mut client = match kept.take() {
+                        Some(client) => client,
+                        None => match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+                            Ok(stream) => {
+                                stream.set_read_timeout(Some(SOON)).unwrap();
+                                crate::client::Client::new(stream)
+                            }
+                            // Nobody listens any more, and says so at once.
+                            Err(_) => return,
+                        },
+                    };
+                    client.send(get("/", ""));
+                    match client.try_answer("GET") {
+                        Ok(Some(answer)) => {
+                            assert_eq!(answer.text(), "yes");
+                            answered.fetch_add(1, SeqCst);
+                            if is_kept && answer.value("connection") != Some("close") {
+                                kept = Some(client);
+                            }
+                        }
+                        // A connection that waits for requests may end, but no new one may.
+                        other => assert!(!is_new, "{other:?}"),
+                    }
+                }
+            });
+        }
+        until(|| (answered.load(SeqCst) > 100).then_some(()));
+        let began = Instant::now();
+        assert!(edge.end().success());
+        assert!(began.elapsed() < SOON / 2);
+    });
+}
+
+#[test]
+fn who_comes_while_it_ends_is_refused_and_who_was_there_is_served() {
+    let server = slow(Duration::from_secs(2));
+    let mut edge = start(&(before(server.address) + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n"));
+    let mut client = connect(edge.port);
+    client.send(get("/", ""));
+    until(|| (!server.heard().is_empty()).then_some(()));
+    edge.signal(Signal::TERM);
+    until(|| edge.log().contains("draining").then_some(()));
+    thread::sleep(Duration::from_millis(200));
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, edge.port)).is_err());
+    let answer = client.answer();
+    assert_eq!((answer.text(), answer.value("connection")), ("yes", Some("close")));
+    assert!(client.is_closed());
+    assert!(edge.ended().success());
+}
+
+#[test]
 fn what_does_not_end_is_ended() {
     let server = serve(|_, mut client| {
         let head = client.head().unwrap().unwrap();

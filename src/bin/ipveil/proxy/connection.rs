@@ -187,17 +187,22 @@ where
                 connection.watch.wake_me(context);
                 is_waked = true;
             }
-            if connection.watch.is_draining() && !is_draining {
+            loop {
+                if let Poll::Ready(result) = Pin::new(&mut *http).poll(context) {
+                    return Poll::Ready(if result.is_ok() { Ended::Well } else { Ended::Broken });
+                }
+                if !connection.watch.is_draining() || is_draining {
+                    break;
+                }
+                // Whoever has come to ask may do so once more; whoever waits has to go.
+                if connection.state.in_head.load(Relaxed) {
+                    connection.watch.at_most(Due::Phase, LAST_CALL);
+                    break;
+                }
                 is_draining = true;
                 Pin::new(&mut *http).graceful_shutdown();
             }
-            if let Poll::Ready(result) = Pin::new(&mut *http).poll(context) {
-                return Poll::Ready(if result.is_ok() { Ended::Well } else { Ended::Broken });
-            }
-            Poll::Ready(match late(connection) {
-                Some(ended) => ended,
-                None => return Poll::Pending,
-            })
+            late(connection).map_or(Poll::Pending, Poll::Ready)
         })
         .await;
         if !matches!(ended, Ended::LateHead | Ended::Idle) {
@@ -343,7 +348,10 @@ async fn in_time<T>(watch: &Watch, future: impl Future<Output = T>) -> Option<T>
         if let Poll::Ready(done) = future.as_mut().poll(context) {
             return Poll::Ready(Some(done));
         }
-        if watch.is_late(Due::Phase) || watch.is_closing() || watch.is_draining() {
+        if watch.is_draining() {
+            watch.at_most(Due::Phase, LAST_CALL);
+        }
+        if watch.is_late(Due::Phase) || watch.is_closing() {
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -485,6 +493,9 @@ const FIRST_READ: usize = 2048;
 
 /// Of one body, on its way: large bodies are read in large pieces, and memory stays bounded.
 const MOST_BUFFERED: usize = 256 * 1024;
+
+/// For the request of a connection that came just before the end.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How long a connection without a request keeps its buffers.
 const UNPARKED: Duration = Duration::from_secs(2);

@@ -167,13 +167,15 @@ impl Proxy {
         tracing::info!(connections = self.workers.open(), "draining");
         self.workers.tell(|| Ok(Message::Drain(end)))?;
         let Self { site, keys, journal, threads, workers, listening, .. } = self;
+        // Held any longer, they would take connections that nobody serves.
+        let addresses: Vec<_> = listening.into_iter().map(|(address, _)| address).collect();
         for thread in threads {
             let _ = thread.join();
         }
         if let Some(log) = &site.log {
             log.finish();
         }
-        for (address, _) in &listening {
+        for address in &addresses {
             if let Address::Unix(path) = address {
                 let _ = fs::remove_file(path);
             }

@@ -70,6 +70,13 @@ impl Watch {
         self.deadlines[due as usize].store(now().saturating_add(ticks), Relaxed);
     }
 
+    /// As [`within`](Self::within), unless there is less time already.
+    pub(crate) fn at_most(&self, due: Due, time: Duration) {
+        let before = self.deadlines[due as usize].load(Relaxed);
+        self.within(due, time);
+        self.deadlines[due as usize].fetch_min(before, Relaxed);
+    }
+
     #[inline]
     pub(crate) fn done(&self, due: Due) {
         self.deadlines[due as usize].store(NEVER, Relaxed);

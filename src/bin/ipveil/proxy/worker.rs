@@ -14,7 +14,7 @@ use std::{
 
 use ipveil::{LimitKey, Peer, Resolver};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime,
     sync::mpsc,
     task::JoinSet,
@@ -104,7 +104,12 @@ impl Workers {
         for index in 0..count {
             let (messages, told) = mpsc::unbounded_channel();
             let counters = Arc::new(Counters::default());
-            let work = Work { counters: Arc::clone(&counters), shared: Arc::clone(&shared), listening: JoinSet::new() };
+            let work = Work {
+                counters: Arc::clone(&counters),
+                shared: Arc::clone(&shared),
+                listening: JoinSet::new(),
+                sockets: Vec::new(),
+            };
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let site = Arc::clone(site);
             let run = move || {
@@ -156,6 +161,8 @@ struct Work {
     counters: Arc<Counters>,
     shared: Arc<Shared>,
     listening: JoinSet<()>,
+    // The same ones again, for what is left there at the end.
+    sockets: Vec<Listening>,
 }
 
 impl Work {
@@ -172,6 +179,7 @@ impl Work {
                 }
                 Message::Drain(end) => {
                     self.listening.shutdown().await;
+                    self.take_the_last();
                     drain(end).await;
                     return;
                 }
@@ -181,6 +189,7 @@ impl Work {
 
     fn listen(&mut self, sockets: Vec<Listening>) {
         let before = std::mem::take(&mut self.listening);
+        self.sockets = sockets.iter().filter_map(|socket| socket.share().ok()).collect();
         for (listener, socket) in sockets.into_iter().enumerate() {
             let accept = Accept { listener, counters: Arc::clone(&self.counters), shared: Arc::clone(&self.shared) };
             // Without a runtime there would be no thread to be here.
@@ -197,6 +206,14 @@ impl Work {
             }
         }
         drop(before);
+    }
+
+    /// Serves those who have come already, and closes the door: whoever comes now is refused at once.
+    fn take_the_last(&mut self) {
+        for (listener, socket) in std::mem::take(&mut self.sockets).into_iter().enumerate() {
+            let accept = Accept { listener, counters: Arc::clone(&self.counters), shared: Arc::clone(&self.shared) };
+            while accept.has_room() && accept.one_more(&socket).is_ok() {}
+        }
     }
 }
 
@@ -276,9 +293,31 @@ impl Accept {
         tokio::spawn(connection::serve(stream, peer, self.listener, site, Arc::clone(&self.counters), place));
     }
 
+    /// Takes a connection that has come already, and does not wait for one.
+    fn one_more(&self, socket: &Listening) -> io::Result<()> {
+        match socket {
+            Listening::Tcp(socket) => {
+                let (stream, address) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                let _ = stream.set_nodelay(true);
+                self.serve(TcpStream::from_std(stream)?, address.into());
+            }
+            Listening::Unix(socket) => {
+                let (stream, _) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                self.serve(UnixStream::from_std(stream)?, Peer::unix());
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.open.load(Relaxed) < site::current().limits.connections
+    }
+
     /// Connections that nobody has room for wait where they cost nothing.
     async fn wait_for_room(&self) {
-        while self.shared.open.load(Relaxed) >= site::current().limits.connections {
+        while !self.has_room() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
