@@ -25,3 +25,6 @@ mod smuggling;
 
 /// Servers that fail, clients that dawdle, and an end in the middle of work.
 mod faults;
+
+/// What is wrong with a configuration is said with its place, and never quoted.
+mod config;

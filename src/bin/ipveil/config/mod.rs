@@ -347,13 +347,12 @@ impl Config {
         Ok(config)
     }
 
-    /// An error of whoever used the configuration, with the place in the file that it is about.
-    pub(crate) fn at_fault(path: Option<&Path>, error: anyhow::Error) -> anyhow::Error {
-        let text = path.and_then(|path| Some((path, fs::read_to_string(path).ok()?)));
-        match text {
-            Some((path, text)) => Source::new(path, &text).found(&error),
-            None => error,
-        }
+    /// What an error of its use says, with the place in the file.
+    pub(crate) fn place(path: Option<&Path>, error: anyhow::Error) -> anyhow::Error {
+        let (Some(path), Some(key)) = (path, error.downcast_ref::<Key>()) else { return error };
+        // If the file is gone, there are no lines.
+        let text = fs::read_to_string(path).unwrap_or_default();
+        Source::new(path, &text).late(key, &error)
     }
 
     /// One listener in front of one upstream, and defaults.
@@ -500,8 +499,16 @@ impl Config {
                 return wrong(&["route", &index, "path"], "expected a path that starts with /");
             }
         }
-        if self.bans.enabled && self.bans.tokens == 0 {
-            return wrong(&["bans", "tokens"], "expected at least 1");
+        for (is_none, key) in [
+            (self.bans.enabled && self.bans.tokens == 0, ["bans", "tokens"]),
+            (self.limits.connections == 0, ["limits", "connections"]),
+            (self.limits.streams == 0, ["limits", "streams"]),
+            (self.limits.headers == 0, ["limits", "headers"]),
+            (self.limits.header_bytes == 0, ["limits", "header_bytes"]),
+        ] {
+            if is_none {
+                return wrong(&key, "expected at least 1");
+            }
         }
         Ok(())
     }
@@ -518,6 +525,22 @@ impl AccessLog {
 struct Wrong {
     key: Vec<String>,
     what: &'static str,
+}
+
+/// Where an error is in the file, as its outermost context: the keys from the top of the file down.
+#[derive(Debug)]
+pub(crate) struct Key(pub(crate) Vec<String>);
+
+impl Key {
+    pub(crate) fn new<const PARTS: usize>(parts: [&str; PARTS]) -> Self {
+        Self(parts.map(str::to_owned).to_vec())
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
 }
 
 fn wrong<T>(key: &[&str], what: &'static str) -> Result<T, Wrong> {

@@ -3,9 +3,12 @@
 use std::{ops::Range, path::Path};
 
 use anyhow::anyhow;
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
-use super::Wrong;
+use super::{Key, Wrong};
 
 pub(super) struct Source<'a> {
     path: &'a Path,
@@ -20,26 +23,13 @@ impl<'a> Source<'a> {
     /// What the parser says, without the line that it would show.
     pub(super) fn error(&self, error: &toml::de::Error) -> anyhow::Error {
         let key = error.span().map(|span| self.key_at(&span)).unwrap_or_default();
-        let message = error.message();
-        // A value that does not fit may be a secret in the wrong place. The name of a key is none.
-        let is_about_value =
-            ["invalid type", "invalid value", "unknown variant"].iter().any(|it| message.starts_with(it));
-        let expected = message.rfind("expected ").filter(|_| is_about_value);
-        let message = expected.map_or(message, |start| &message[start..]);
-        let is_number = ["expected usize", "expected u64", "expected u32", "expected u8"].contains(&message);
-        self.at(error.span(), &key, if is_number { "expected a whole number" } else { message })
+        self.at(error.span(), &key, &expected(error.message()))
     }
 
-    /// What is wrong with a value that was used, if the outermost of what is said is its key.
-    pub(super) fn found(&self, error: &anyhow::Error) -> anyhow::Error {
-        let key: Vec<_> = error.to_string().split('.').map(str::to_owned).collect();
-        match self.span_of(&key) {
-            Some(span) => {
-                let what: Vec<_> = error.chain().skip(1).map(ToString::to_string).collect();
-                self.at(Some(span), &key, &what.join(": "))
-            }
-            None => anyhow!("{}: {error:#}", self.path.display()),
-        }
+    /// What turned out to be wrong when it was put to use: the error begins with the key.
+    pub(super) fn late(&self, Key(key): &Key, error: &anyhow::Error) -> anyhow::Error {
+        let (path, line) = (self.path.display(), self.line(self.span_of(key)));
+        anyhow!("{path}{line}: {error:#}")
     }
 
     pub(super) fn wrong(&self, Wrong { key, what }: &Wrong) -> anyhow::Error {
@@ -47,12 +37,15 @@ impl<'a> Source<'a> {
     }
 
     fn at(&self, span: Option<Range<usize>>, key: &[String], what: &str) -> anyhow::Error {
-        let path = self.path.display();
-        let line = span.and_then(|span| self.text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
-        let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+        let (path, line) = (self.path.display(), self.line(span));
         let key = if key.is_empty() { String::new() } else { format!(" {}:", key.join(".")) };
         let what = what.trim_end().replace('\n', "; ");
         anyhow!("{path}{line}:{key} {what}")
+    }
+
+    fn line(&self, span: Option<Range<usize>>) -> String {
+        let line = span.and_then(|span| self.text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+        line.map(|line| format!(":{line}")).unwrap_or_default()
     }
 
     /// The nearest that is there: what lacks is reported at what should hold it.
@@ -78,49 +71,41 @@ impl<'a> Source<'a> {
 
     /// The keys down to the innermost value around a place.
     fn key_at(&self, place: &Range<usize>) -> Vec<String> {
-        let Ok(table) = DeTable::parse(self.text) else {
-            return Vec::new();
-        };
-        let mut keys = Vec::new();
-        let mut here: Option<&DeValue<'_>> = None;
-        loop {
-            let is_around = |span: Range<usize>| span.start <= place.start && place.end <= span.end;
-            let next = match here {
-                None => in_table(table.get_ref(), is_around),
-                Some(DeValue::Table(table)) => in_table(table, is_around),
-                Some(DeValue::Array(array)) => array
-                    .iter()
-                    .enumerate()
-                    .find(|(_, value)| is_around(value.span()))
-                    .map(|(index, value)| (index.to_string(), value.get_ref())),
-                Some(_) => None,
-            };
-            let Some((key, value)) = next else {
-                // A table is where its name is; what is in it stands on lines of its own.
-                keys.extend(self.key_on_line(place.start).filter(|key| keys.last() != Some(key)));
-                return keys;
-            };
-            keys.push(key);
-            here = Some(value);
+        let table = DeTable::parse(self.text).ok();
+        table.and_then(|table| in_table(table.get_ref(), place)).unwrap_or_default()
+    }
+}
+
+// A table of its own is around its header only, so every one is looked into.
+fn in_table(table: &DeTable<'_>, place: &Range<usize>) -> Option<Vec<String>> {
+    table.iter().find_map(|(name, value)| {
+        in_value(name.get_ref(), value, place)
+            .or_else(|| is_around(&name.span(), place).then(|| vec![name.get_ref().to_string()]))
+    })
+}
+
+fn in_value(name: &str, value: &Spanned<DeValue<'_>>, place: &Range<usize>) -> Option<Vec<String>> {
+    let within = match value.get_ref() {
+        DeValue::Table(table) => in_table(table, place),
+        DeValue::Array(array) => {
+            array.iter().enumerate().find_map(|(index, value)| in_value(&index.to_string(), value, place))
         }
-    }
+        _ => None,
+    };
+    let within = within.or_else(|| is_around(&value.span(), place).then(Vec::new))?;
+    Some(std::iter::once(name.to_owned()).chain(within).collect())
 }
 
-impl Source<'_> {
-    fn key_on_line(&self, place: usize) -> Option<String> {
-        let start = self.text.get(..place)?.rfind('\n').map_or(0, |end| end + 1);
-        let (key, _) = self.text[start..].lines().next()?.split_once('=')?;
-        let key = key.trim();
-        (!key.is_empty() && !key.starts_with('#')).then(|| key.to_owned())
-    }
+fn is_around(span: &Range<usize>, place: &Range<usize>) -> bool {
+    span.start <= place.start && place.end <= span.end
 }
 
-fn in_table<'t, 'i>(
-    table: &'t DeTable<'i>,
-    is_around: impl Fn(Range<usize>) -> bool,
-) -> Option<(String, &'t DeValue<'i>)> {
-    table
-        .iter()
-        .find(|(name, value)| is_around(name.span()) || is_around(value.span()))
-        .map(|(name, value)| (name.get_ref().to_string(), value.get_ref()))
+/// What serde says, without the value that it quotes.
+fn expected(message: &str) -> String {
+    let is_quoting = |what: &&str| message.starts_with(what);
+    match message.rsplit_once(", expected ") {
+        Some((_, expected)) if message.starts_with("unknown field") => format!("unknown key (expected {expected})"),
+        Some((_, expected)) if ["invalid ", "unknown "].iter().any(is_quoting) => format!("expected {expected}"),
+        _ => message.to_owned(),
+    }
 }

@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use ipveil::{
     KeyRing, Scrubber,
     keys::{
@@ -63,7 +63,7 @@ use self::{
     site::{Lasting, Site},
     worker::{Message, Workers},
 };
-use crate::config::{self, Address, Config, Server, Text};
+use crate::config::{self, Address, Config, Key, Server, Text};
 
 /// Puts an edge in front of a server: requests go on with a pseudonym in place of the client's address.
 #[derive(clap::Args)]
@@ -89,18 +89,19 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (None, Some(server)) => Config::simple(listen, server)?,
         (None, None) => bail!("expected --listen and --upstream, or --config"),
     };
+    let place = |error| Config::place(path.as_deref(), error);
     if check {
-        self::check(config).map_err(|error| Config::at_fault(path.as_deref(), error))?;
+        self::check(config).map_err(place)?;
         return Ok(ExitCode::SUCCESS);
     }
     harden();
-    log_to_stderr(&config.log)?;
-    let started = Proxy::start(config, path.clone());
-    started.map_err(|error| Config::at_fault(path.as_deref(), error))?.run()?;
+    log_to_stderr(&config.log).map_err(place)?;
+    Proxy::start(config, path.clone()).map_err(place)?.run()?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn check(mut config: Config) -> anyhow::Result<()> {
+    filter(&config.log)?;
     let keys = KeyRing::start(MemorySource, epochs(&config)?)?;
     // What is checked is not written to.
     config.access_log.to = "off".into();
@@ -241,7 +242,7 @@ impl Proxy {
 
     /// Puts another configuration in place; if anything is wrong with it, nothing changes.
     fn reload(&mut self) -> anyhow::Result<()> {
-        let result = self.try_reload();
+        let result = self.try_reload().map_err(|error| Config::place(self.path.as_deref(), error));
         self.workers.reloaded(result.is_ok());
         if result.is_err() {
             // Not again before it changes again.
@@ -266,8 +267,7 @@ impl Proxy {
         let threads = self.threads.len();
         let before = Some((&self.config, &*self.site));
         let lasting = Lasting { keys: &self.keys, bans: self.bans.clone(), threads, before };
-        let site = Site::new(&Config { keys: self.config.keys.clone(), ..config.clone() }, &lasting);
-        let site = Arc::new(site.map_err(|error| Config::at_fault(Some(path), error))?);
+        let site = Arc::new(Site::new(&Config { keys: self.config.keys.clone(), ..config.clone() }, &lasting)?);
         let has = |address: &Address| self.listening.iter().position(|(there, _)| there == address);
         let is_same = site.listeners.len() == self.listening.len()
             && site.listeners.iter().zip(&self.listening).all(|(listener, (address, _))| listener.address == *address);
@@ -327,7 +327,7 @@ fn stamps(path: Option<&Path>, config: &Config) -> Vec<Option<Stamp>> {
 }
 
 fn epochs(config: &Config) -> anyhow::Result<Epochs> {
-    Epochs::every(config.keys.period).context("keys.period")
+    Epochs::every(config.keys.period).context(Key::new(["keys", "period"]))
 }
 
 /// The key ring, and where it writes down what becomes of its keys.
@@ -339,14 +339,15 @@ fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<(KeyRing, Option<Jo
     };
     let epochs = epochs(config)?;
     let builder = match (&settings.file, &settings.redis) {
-        (Some(path), _) if settings.file_may_be_on_a_disk => {
-            KeyRing::builder(RuntimeFile::open_even_on_a_disk_that_remembers_keys(path).context("keys.file")?, epochs)
-        }
-        (Some(path), _) => KeyRing::builder(RuntimeFile::open(path).context("keys.file")?, epochs),
+        (Some(path), _) if settings.file_may_be_on_a_disk => KeyRing::builder(
+            RuntimeFile::open_even_on_a_disk_that_remembers_keys(path).context(Key::new(["keys", "file"]))?,
+            epochs,
+        ),
+        (Some(path), _) => KeyRing::builder(RuntimeFile::open(path).context(Key::new(["keys", "file"]))?, epochs),
         (None, Some(fleet)) => KeyRing::builder(self::fleet(fleet)?, epochs),
         (None, None) => KeyRing::builder(MemorySource, epochs),
     };
-    let journal = settings.journal.as_ref().map(Journal::open).transpose().context("keys.journal")?;
+    let journal = settings.journal.as_ref().map(Journal::open).transpose().context(Key::new(["keys", "journal"]))?;
     let record = journal.as_ref().map(Journal::recorder);
     let bans = Arc::clone(bans);
     let ring = builder.when_unavailable(when).on_event(move |event| {
@@ -361,7 +362,7 @@ fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<(KeyRing, Option<Jo
 }
 
 fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
-    let secret = FleetSecret::read(&settings.secret).context("keys.redis.secret")?;
+    let secret = FleetSecret::read(&settings.secret).context(Key::new(["keys", "redis", "secret"]))?;
     let urls = settings.urls.iter().map(String::as_str);
     // What is wrong with a URL is said without it: there may be a password in there.
     let address = match (&settings.master, settings.cluster, urls.clone().next()) {
@@ -369,12 +370,12 @@ fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
         (None, true, _) => StoreAddress::cluster(urls),
         (None, false, url) => StoreAddress::single(url.unwrap_or_default()),
     };
-    let mut source = RedisSource::new(address.context("keys.redis.urls")?, secret);
+    let mut source = RedisSource::new(address.context(Key::new(["keys", "redis", "urls"]))?, secret);
     if let Some(namespace) = &settings.namespace {
-        source = source.namespace(namespace).context("keys.redis.namespace")?;
+        source = source.namespace(namespace).context(Key::new(["keys", "redis", "namespace"]))?;
     }
     if let Some(node) = &settings.node {
-        source = source.node(node).context("keys.redis.node")?;
+        source = source.node(node).context(Key::new(["keys", "redis", "node"]))?;
     }
     Ok(source)
 }
@@ -395,13 +396,20 @@ pub(crate) fn harden() {
 pub(crate) fn log_to_stderr(log: &config::Log) -> anyhow::Result<()> {
     let scrubber = Scrubber::word("address")?;
     scrub_panics(scrubber.clone());
-    let filter = EnvFilter::builder().parse(std::env::var("RUST_LOG").unwrap_or_else(|_| log.level.clone()));
-    let filter = filter.context("log.level")?;
+    let filter = filter(log)?;
     let writer = MakeScrubWriter::new(scrubber, io::stderr);
     let _ = writer.make_writer();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    if log.json { builder.json().try_init() } else { builder.try_init() }
-        .map_err(|_| anyhow::anyhow!("there is a log already"))
+    if log.json { builder.json().try_init() } else { builder.try_init() }.map_err(|_| anyhow!("there is a log already"))
+}
+
+fn filter(log: &config::Log) -> anyhow::Result<EnvFilter> {
+    const EXPECTED: &str = "expected a level such as info, or several such as warn,ipveil=debug";
+    let parse = |text: String| EnvFilter::builder().parse(text).map_err(|_| anyhow!(EXPECTED));
+    match std::env::var("RUST_LOG") {
+        Ok(levels) => parse(levels).context("RUST_LOG"),
+        Err(_) => parse(log.level.clone()).context(Key::new(["log", "level"])),
+    }
 }
 
 /// An address of our own, as the log may show it: the port, which is what says which listener it is.

@@ -28,7 +28,7 @@ use super::{
     tls,
     upstream::Upstream,
 };
-use crate::config::{self, Config, Lists, ProxyProtocol, ScopeKind, ViewShape};
+use crate::config::{self, Config, Key, Lists, ProxyProtocol, ScopeKind, ViewShape};
 
 /// The view that servers see in a PROXY header.
 pub(crate) const APP: &str = "app";
@@ -85,18 +85,19 @@ pub(crate) struct Lasting<'a> {
 impl Site {
     /// Opens and checks all that a configuration names. Nothing is in use before all of it is well.
     pub(crate) fn new(config: &Config, lasting: &Lasting<'_>) -> anyhow::Result<Self> {
-        let trusted = trusted(&config.client.trusted).context("client.trusted")?;
+        let trusted = trusted(&config.client.trusted)?;
         let resolver = resolver(&config.client, &trusted);
         let policy = policy(config)?;
         let strip = strip(&config.privacy)?;
         let anonymize =
             AnonymizeLayer::new(resolver.clone(), policy.clone(), lasting.keys.clone()).strip(strip.clone());
-        let listeners = config.listener.iter().map(|listener| {
+        let listeners = config.listener.iter().enumerate().map(|(index, listener)| {
             let receiver = Receiver::new(trusted.clone());
+            let tls = listener.tls.as_ref().map(tls::server).transpose();
             Ok(Listener {
                 address: listener.address.0.clone(),
                 proxy_protocol: (listener.proxy_protocol == ProxyProtocol::Required).then_some(receiver),
-                tls: listener.tls.as_ref().map(tls::server).transpose()?,
+                tls: tls.context(Key::new(["listener", &index.to_string(), "tls"]))?,
             })
         });
         let listeners = listeners.collect::<anyhow::Result<_>>()?;
@@ -110,7 +111,7 @@ impl Site {
                 Some(known) => Arc::clone(known),
                 None => Arc::new(
                     Upstream::new(settings, config.limits.idle_upstream_connections, lasting.threads)
-                        .with_context(|| format!("upstream.{name}"))?,
+                        .context(Key::new(["upstream", name]))?,
                 ),
             });
             names.push(name);
@@ -214,6 +215,11 @@ fn is_below(path: &str, prefix: &str) -> bool {
 
 fn trusted(entries: &[String]) -> anyhow::Result<TrustedProxies> {
     let is_unix = |entry: &&String| entry.as_str() == "unix";
+    for (index, entry) in entries.iter().enumerate() {
+        if !is_unix(&entry) {
+            network(entry).context(Key::new(["client", "trusted", &index.to_string()]))?;
+        }
+    }
     let trusted = TrustedProxies::parse(entries.iter().filter(|entry| !is_unix(entry)))?;
     Ok(if entries.iter().any(|entry| is_unix(&entry)) { trusted.and_unix_sockets() } else { trusted })
 }
@@ -250,7 +256,11 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
         }
     };
     let countries = match &config.geo {
-        Some(geo) => Some(Countries::open(&geo.database).with_context(|| geo.database.display().to_string())?),
+        Some(geo) => Some(
+            Countries::open(&geo.database)
+                .with_context(|| geo.database.display().to_string())
+                .context(Key::new(["geo", "database"]))?,
+        ),
         None => None,
     };
     let mut views = Vec::new();
@@ -277,10 +287,10 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
         views.push(view);
     }
     if !config.deny.is_empty() {
-        views.push(View::member(DENY, list(&config.deny).context("deny")?));
+        views.push(View::member(DENY, list(&config.deny, "deny")?));
     }
     if !config.allow.is_empty() {
-        views.push(View::member(ALLOW, list(&config.allow).context("allow")?));
+        views.push(View::member(ALLOW, list(&config.allow, "allow")?));
     }
     if config.rate_limit.is_some() {
         views.push(View::limit(RATE));
@@ -291,10 +301,16 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
     if config.limits.connections_per_client > 0 {
         views.push(View::limit(CONNECTIONS).window(config.keys.period));
     }
-    let mut policy = Policy::new(scope(privacy.scope), views).context("view")?;
+    let mut policy = Policy::new(scope(privacy.scope), views.clone()).map_err(|error| {
+        // The first with which it does not go.
+        let is_bad = |count: &usize| Policy::new(scope(privacy.scope), views[..=*count].iter().cloned()).is_err();
+        let name = (0..views.len()).find(is_bad).and_then(|index| config.view.keys().nth(index));
+        anyhow::Error::new(error).context(name.map_or(Key::new(["view"]), |name| Key::new(["view", name])))
+    })?;
     if let Some(range) = &privacy.range {
-        let range = range.parse().map_err(|_| anyhow!("expected an IPv6 network"))?;
-        policy = policy.range(PseudonymRange::new(range).context("privacy.range")?);
+        let key = || Key::new(["privacy", "range"]);
+        let range = range.parse().map_err(|_| anyhow!("expected an IPv6 network")).with_context(key)?;
+        policy = policy.range(PseudonymRange::new(range).with_context(key)?);
     }
     Ok(policy)
 }
@@ -311,29 +327,39 @@ fn strip(privacy: &config::Privacy) -> anyhow::Result<Strip> {
             strip = more(strip);
         }
     }
-    for glob in &privacy.strip {
-        strip = strip.also(glob).context("privacy.strip")?;
+    for (index, glob) in privacy.strip.iter().enumerate() {
+        strip = strip.also(glob).context(Key::new(["privacy", "strip", &index.to_string()]))?;
     }
-    for config::Text(config::Header(name)) in &privacy.keep {
-        strip = strip.keep(name).context("privacy.keep")?;
+    for (index, config::Text(config::Header(name))) in privacy.keep.iter().enumerate() {
+        strip = strip.keep(name).context(Key::new(["privacy", "keep", &index.to_string()]))?;
     }
     Ok(strip)
 }
 
 /// The networks of a list: comments begin with `#`.
-fn list(lists: &Lists) -> anyhow::Result<TrustedProxies> {
+fn list(lists: &Lists, name: &str) -> anyhow::Result<TrustedProxies> {
     let mut networks = lists.networks.clone();
-    for file in &lists.files {
-        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    for (index, entry) in networks.iter().enumerate() {
+        network(entry).context(Key::new([name, "networks", &index.to_string()]))?;
+    }
+    for (index, file) in lists.files.iter().enumerate() {
+        let key = || Key::new([name, "files", &index.to_string()]);
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string()).with_context(key)?;
         for (number, line) in text.lines().enumerate() {
-            let network = line.split('#').next().unwrap_or_default().trim();
-            if !network.is_empty() {
-                TrustedProxies::parse([network]).with_context(|| format!("{}:{}", file.display(), number + 1))?;
-                networks.push(network.to_owned());
+            let entry = line.split('#').next().unwrap_or_default().trim();
+            if !entry.is_empty() {
+                network(entry).with_context(|| format!("{}:{}", file.display(), number + 1)).with_context(key)?;
+                networks.push(entry.to_owned());
             }
         }
     }
     Ok(TrustedProxies::parse(networks)?)
+}
+
+/// Whether that is a network. The library's own error says which, and a file may hold anything.
+fn network(entry: &str) -> anyhow::Result<()> {
+    let expected = "expected an address, a CIDR such as 10.0.0.0/8, or one of loopback, private, link-local";
+    TrustedProxies::parse([entry]).map(drop).map_err(|_| anyhow!(expected))
 }
 
 fn access_log(config: &Config, policy: &Policy, lasting: &Lasting<'_>) -> anyhow::Result<Option<AccessLog>> {
@@ -341,7 +367,7 @@ fn access_log(config: &Config, policy: &Policy, lasting: &Lasting<'_>) -> anyhow
         return Ok(None);
     }
     let (to, format) = (&config.access_log.to, config.access_log.format);
-    let scrubber = || Scrubber::new(policy, LOG, lasting.keys.clone()).context("view.log");
+    let scrubber = || Scrubber::new(policy, LOG, lasting.keys.clone()).context(Key::new(["view", "log"]));
     let before = lasting.before.and_then(|(_, site)| site.log.as_ref());
     if let Some(log) =
         before.map(|log| Ok::<_, anyhow::Error>(log.again(to, format, scrubber()?))).transpose()?.flatten()
@@ -349,5 +375,5 @@ fn access_log(config: &Config, policy: &Policy, lasting: &Lasting<'_>) -> anyhow
         return Ok(Some(log));
     }
     let path: PathBuf = to.clone();
-    AccessLog::start(&path, format, scrubber()?).context("access_log.to").map(Some)
+    AccessLog::start(&path, format, scrubber()?).context(Key::new(["access_log", "to"])).map(Some)
 }
