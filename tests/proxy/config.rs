@@ -33,7 +33,7 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
             "view.app.header",
             "expected the name of a header",
         ),
-        ("[view.app]\nshape = \"network\"\nkeep = [33, 48]\n[view.log]\nshape = \"token\"", 3, "view.app", ""),
+        ("[view.app]\nshape = \"network\"\nkeep = [33, 48]\n[view.log]\nshape = \"token\"", 1, "view.app", ""),
         ("[view.app]\nshape = \"address\"", 0, "access_log", "expected [view.log]"),
         ("[view.log]\nshape = \"network\"", 2, "view.log.shape", "expected token"),
         (
@@ -53,7 +53,7 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
             "expected http://HOST:PORT",
         ),
         ("[upstream.other]\nservers = []", 2, "upstream.other.servers", "there is none"),
-        ("[upstream.other]\nservers = [\"http://127.0.0.1:2\"]", 1, "route", "expected [[route]]"),
+        ("[upstream.other]\nservers = [\"http://127.0.0.1:2\"]", 0, "route", "expected [[route]]"),
         (
             "[upstream.other]\nservers = [\"http://127.0.0.1:2\"]\nproxy_protocol = 3",
             3,
@@ -62,7 +62,7 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
         ),
         (
             "[upstream.other]\nservers = [\"https://127.0.0.1:2\"]\nca = \"hunter2.pem\"\n[[route]]\nupstream = \"app\"",
-            3,
+            1,
             "upstream.other",
             "hunter2.pem",
         ),
@@ -102,7 +102,7 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
         ),
         (
             "[[listener]]\naddress = \"127.0.0.1:3\"\n[listener.tls]\ncertificates = [{ chain = \"list.txt\", key = \"list.txt\" }]",
-            4,
+            3,
             "listener.1.tls",
             "list.txt",
         ),

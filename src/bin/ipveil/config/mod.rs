@@ -403,8 +403,9 @@ impl Config {
             return wrong(&["listener"], "there is none (expected [[listener]] with an address)");
         }
         for (index, listener) in self.listener.iter().enumerate() {
+            let is_first = self.listener[..index].iter().all(|other| other.address != listener.address);
             let index = index.to_string();
-            if self.listener.iter().filter(|other| other.address == listener.address).count() > 1 {
+            if !is_first {
                 return wrong(&["listener", &index, "address"], "another listener has it, too");
             }
             if listener.proxy_protocol == ProxyProtocol::Required && self.client.trusted.is_empty() {
@@ -517,6 +518,22 @@ impl Config {
 impl AccessLog {
     pub(crate) fn is_on(&self) -> bool {
         self.to.as_os_str() != "off"
+    }
+}
+
+/// Where an error is in the file, as its outermost context: the keys from the top of the file down.
+#[derive(Debug)]
+pub(crate) struct Key(pub(crate) Vec<String>);
+
+impl Key {
+    pub(crate) fn new<const PARTS: usize>(parts: [&str; PARTS]) -> Self {
+        Self(parts.map(str::to_owned).to_vec())
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("."))
     }
 }
 
