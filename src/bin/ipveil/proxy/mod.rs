@@ -142,9 +142,6 @@ impl Proxy {
         let (workers, threads) = Workers::start(count, &site).context("a thread can't be started")?;
         workers.tell(|| Ok(Message::Serve(Arc::clone(&site), Some(share(&listening)?))))?;
         let seen = stamps(path.as_deref(), &config);
-        for (address, _) in &listening {
-            tracing::info!(address = %Shown(address), "listening");
-        }
         let (workers, is_draining) = (Arc::new(workers), Arc::new(AtomicBool::new(false)));
         Ok(Self { path, config, seen, site, keys, journal, bans, listening, workers, threads, is_draining })
     }
@@ -197,6 +194,9 @@ impl Proxy {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut rotate = signal(SignalKind::user_defined1())?;
         let mut admin = admin::Admin::open(&self.config.admin)?;
+        for (address, _) in &self.listening {
+            tracing::info!(address = %Shown(address), "listening");
+        }
         let mut health = health::Checks::start(&self.site);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
