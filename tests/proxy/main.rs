@@ -28,3 +28,9 @@ mod faults;
 
 /// What is wrong with a configuration is said with its place, and never quoted.
 mod config;
+
+/// Another configuration, another key: without a request that is lost.
+mod reload;
+
+/// Who is not served: denied networks, banned clients, and those who ask too often.
+mod guards;

@@ -1,0 +1,162 @@
+//! Who is not served: denied networks, banned clients, and those who ask too often.
+
+use std::{
+    collections::BTreeSet,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+};
+
+use crate::{
+    client::{Client, Message, ask, get},
+    edge::{Edge, Setup, before, start, until},
+    server::yes,
+};
+
+const BEHIND: &str = "[client]\ntrusted = [\"loopback\"]\nsource = \"x-forwarded-for\"\n";
+
+#[track_caller]
+fn from(edge: &Edge, address: &str, headers: &str) -> Message {
+    ask(edge.port, get("/", &format!("x-forwarded-for: {address}\r\nconnection: close\r\n{headers}")))
+}
+
+#[track_caller]
+fn command(edge: &Edge, method: &str, target: &str) -> (u16, String) {
+    let mut client = Client::new(UnixStream::connect(edge.path("admin")).unwrap());
+    client.send(format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+    let answer = client.answer();
+    (answer.status(), answer.text().to_owned())
+}
+
+#[test]
+fn who_asks_too_often_is_told_when_to_come_back() {
+    let server = yes();
+    let edge = start(&(before(server.address) + BEHIND + "[rate_limit]\nrate = 1\nburst = 5\n"));
+    let mut refused = Vec::new();
+    for index in 0..20 {
+        // Another session is no other client, and neither is another address of one network.
+        let answer = from(&edge, &format!("2001:db8:1:2::{index:x}"), &format!("cookie: sid={index}\r\n"));
+        if answer.status() == 429 {
+            refused.push(answer);
+        } else {
+            assert_eq!(answer.status(), 200);
+        }
+    }
+    assert!(refused.len() >= 10, "{}", refused.len());
+    let wait: u64 = refused[0].value("retry-after").unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    assert_eq!(refused[0].text(), "429 Too Many Requests\n");
+    assert_eq!(from(&edge, "203.0.113.8", "").status(), 200);
+    // A reload gives nobody a fresh allowance.
+    edge.reload();
+    assert_eq!(from(&edge, "2001:db8:1:2::1", "").status(), 429);
+}
+
+#[test]
+fn who_is_denied_is_not_served_and_lists_are_read_again() {
+    let server = yes();
+    let config =
+        before(server.address) + BEHIND + "[deny]\nnetworks = [\"203.0.113.0/25\"]\nfiles = [\"denied.txt\"]\n";
+    let edge = Setup::new(&config).file("denied.txt", "# nobody yet\n2001:db8:5::/48 # but them\n\n").start();
+    let statuses = |addresses: [&str; 4]| addresses.map(|address| from(&edge, address, "").status());
+    let clients = ["203.0.113.7", "203.0.113.200", "2001:db8:5::7", "::ffff:203.0.113.7"];
+    assert_eq!(statuses(clients), [403, 200, 403, 403]);
+    edge.write("denied.txt", "203.0.113.128/25\n");
+    until(|| (statuses(clients) == [403, 403, 200, 403]).then_some(()));
+    // What can't be read changes nothing.
+    edge.write("denied.txt", "203.0.113.128/25\nnonsense\n");
+    edge.reload();
+    assert!(edge.log().contains("denied.txt:2") && !edge.log().contains("nonsense"), "{}", edge.log());
+    assert_eq!(statuses(clients), [403, 403, 200, 403]);
+}
+
+#[test]
+fn only_who_is_allowed_is_served() {
+    let server = yes();
+    let edge = start(
+        &(before(server.address)
+            + BEHIND
+            + "[allow]\nnetworks = [\"203.0.113.0/24\"]\n[deny]\nnetworks = [\"203.0.113.7\"]\n"),
+    );
+    assert_eq!(from(&edge, "203.0.113.8", "").status(), 200);
+    assert_eq!(from(&edge, "203.0.113.7", "").status(), 403);
+    assert_eq!(from(&edge, "198.51.100.1", "").status(), 403);
+    // Who is not known is not allowed.
+    assert_eq!(from(&edge, "nonsense", "").status(), 403);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn a_ban_by_the_log_holds_for_the_client_whatever_session_it_claims() {
+    let server = yes();
+    let config = before(server.address) + BEHIND + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n";
+    let edge = start(&config.replace("threads = 1", "threads = 2"));
+    let ask = |address: &str, session: &str| from(&edge, address, &format!("cookie: sid={session}\r\n")).status();
+    assert_eq!(ask("203.0.113.7", "one"), 200);
+    assert_eq!(ask("203.0.113.8", "two"), 200);
+    let lines = edge.lines_when(2);
+    let name = lines[0].split(' ').next().unwrap().to_owned();
+    assert!(name.starts_with('_') && name.len() == 27, "{name}");
+
+    let mode = std::fs::metadata(edge.path("admin")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(command(&edge, "GET", "/bans"), (200, "[]\n".to_owned()));
+    assert_eq!(command(&edge, "POST", &format!("/bans?name={name}&seconds=600")).0, 200);
+    for session in ["one", "three", "four"] {
+        assert_eq!(ask("203.0.113.7", session), 403, "{session}");
+    }
+    assert_eq!(from(&edge, "203.0.113.7", "").status(), 403);
+    assert_eq!(ask("203.0.113.8", "two"), 200);
+    let (status, list) = command(&edge, "GET", "/bans");
+    assert!(status == 200 && list.contains(&name) && list.contains("\"seconds\":59"), "{list}");
+    // Also after a reload.
+    edge.reload();
+    assert_eq!(ask("203.0.113.7", "one"), 403);
+
+    // Nobody knows a name that nobody has.
+    assert_eq!(command(&edge, "POST", "/bans?name=_aaaaaaaaaaaaaaaaaaaaaaaaaa&seconds=600").0, 404);
+    assert_eq!(command(&edge, "POST", "/bans?name=203.0.113.8&seconds=600").0, 404);
+    assert_eq!(command(&edge, "POST", &format!("/bans?name={name}")).0, 400);
+    assert_eq!(command(&edge, "DELETE", "/bans?name=nobody").0, 404);
+    assert_eq!(command(&edge, "DELETE", &format!("/bans?name={name}")).0, 200);
+    assert_eq!(ask("203.0.113.7", "one"), 200);
+    assert_eq!(command(&edge, "GET", "/bans"), (200, "[]\n".to_owned()));
+
+    // A ban ends by itself.
+    assert_eq!(command(&edge, "POST", &format!("/bans?name={name}&seconds=1")).0, 200);
+    assert_eq!(ask("203.0.113.7", "five"), 403);
+    until(|| (ask("203.0.113.7", "five") == 200).then_some(()));
+}
+
+#[test]
+fn a_name_of_a_request_without_a_session_can_be_banned_too() {
+    let server = yes();
+    let config = before(server.address) + BEHIND + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n";
+    let edge = start(&config);
+    for _ in 0..3 {
+        from(&edge, "203.0.113.7", "");
+    }
+    let lines = edge.lines_when(3);
+    let names: BTreeSet<_> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(names.len(), 3, "each is another one");
+    for name in names {
+        assert_eq!(command(&edge, "POST", &format!("/bans?name={name}&seconds=600")).0, 200);
+        assert_eq!(from(&edge, "203.0.113.7", "").status(), 403);
+        assert_eq!(command(&edge, "DELETE", &format!("/bans?name={name}")).0, 200);
+    }
+}
+
+#[test]
+fn commands_are_taken_on_a_unix_socket_only() {
+    let server = yes();
+    let port = crate::edge::free_port();
+    let edge = start(&(before(server.address) + &format!("[admin]\nlisten = [\"127.0.0.1:{port}\"]\n")));
+    let _ = &edge;
+    let status =
+        |method: &str, path: &str| ask(port, get(path, "connection: close\r\n").replacen("GET", method, 1)).status();
+    assert_eq!(status("GET", "/metrics"), 200);
+    assert_eq!(status("GET", "/healthz"), 200);
+    assert_eq!(status("GET", "/readyz"), 200);
+    assert_eq!(status("GET", "/bans"), 403);
+    assert_eq!(status("POST", "/bans?name=x&seconds=1"), 403);
+    assert_eq!(status("POST", "/keys/rotate"), 403);
+    assert_eq!(status("GET", "/nothing"), 404);
+}

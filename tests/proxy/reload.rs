@@ -1,0 +1,151 @@
+//! Another configuration, another key: without a request that is lost.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::TcpStream,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    thread,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    client::{ask, connect, get},
+    edge::{Edge, Setup, before, start, until},
+    server::{answer, yes},
+};
+
+/// Who a client is for the server, in a session.
+fn pseudonym(edge: &Edge, server: &crate::server::Server) -> String {
+    ask(edge.port, get("/who", "cookie: sid=1\r\nconnection: close\r\n"));
+    server.last().value("x-forwarded-for").unwrap().to_owned()
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request_and_keeps_the_key() {
+    let server = yes();
+    let other = yes();
+    let config = |which: &crate::server::Server, more: &str| {
+        before(which.address).replace("threads = 1", "threads = 2")
+            + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n"
+            + more
+    };
+    let edge = start(&config(&server, ""));
+    let is_over = AtomicBool::new(false);
+    let answered = AtomicUsize::new(0);
+    let key = pseudonym(&edge, &server);
+    thread::scope(|scope| {
+        for is_kept in [true, false, true, false] {
+            let (edge, is_over, answered) = (&edge, &is_over, &answered);
+            scope.spawn(move || {
+                let mut client = connect(edge.port);
+                while !is_over.load(SeqCst) {
+                    if !is_kept {
+                        client = connect(edge.port);
+                    }
+                    client.send(get("/", ""));
+                    assert_eq!(client.answer().text(), "yes");
+                    answered.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for round in 0..10 {
+            // By turns another server, other limits, and another listener.
+            let server = if round % 2 == 0 { &other } else { &server };
+            let more = match round % 3 {
+                0 => "[limits]\nstreams = 50\n",
+                1 => "[[listener]]\naddress = \"unix:$FOLDER/also\"\n",
+                _ => "",
+            };
+            edge.configure(&config(server, more));
+            edge.reload();
+            let so_far = answered.load(SeqCst);
+            until(|| (answered.load(SeqCst) > so_far + 20).then_some(()));
+        }
+        is_over.store(true, SeqCst);
+    });
+    assert!(!edge.log().contains("stays as it was"), "{}", edge.log());
+    assert_eq!(pseudonym(&edge, &server), key);
+    assert!(!other.requests().is_empty());
+}
+
+#[test]
+fn a_change_is_seen_without_a_signal() {
+    let one = yes();
+    let other = answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nother");
+    let edge = start(&before(one.address));
+    assert_eq!(ask(edge.port, get("/", "")).text(), "yes");
+    edge.configure(&before(other.address));
+    until(|| (ask(edge.port, get("/", "connection: close\r\n")).text() == "other").then_some(()));
+    // What is open goes on, in the new way.
+    let mut client = connect(edge.port);
+    client.send(get("/", ""));
+    assert_eq!(client.answer().text(), "other");
+    edge.configure(&before(one.address));
+    edge.reload();
+    client.send(get("/", ""));
+    assert_eq!(client.answer().text(), "yes");
+}
+
+#[test]
+fn a_listener_comes_and_goes() {
+    let server = yes();
+    let port = crate::edge::free_port();
+    let edge = start(&before(server.address));
+    let two = format!("{}[[listener]]\naddress = \"127.0.0.1:{port}\"\n", before(server.address));
+    edge.configure(&two);
+    edge.reload();
+    assert_eq!(ask(port, get("/", "")).text(), "yes");
+    // Whoever is connected stays, and whoever comes is refused.
+    let mut client = connect(port);
+    client.send(get("/", ""));
+    assert_eq!(client.answer().text(), "yes");
+    edge.configure(&before(server.address));
+    edge.reload();
+    until(|| TcpStream::connect(("127.0.0.1", port)).is_err().then_some(()));
+    client.send(get("/", ""));
+    assert_eq!(client.answer().text(), "yes");
+    assert_eq!(ask(edge.port, get("/", "")).text(), "yes");
+}
+
+#[test]
+fn a_listener_that_cannot_be_opened_changes_nothing() {
+    let server = yes();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let edge = start(&before(server.address));
+    let config = before(server.address) + &format!("[[listener]]\naddress = \"{}\"\n", taken.local_addr().unwrap());
+    edge.configure(&config);
+    edge.reload();
+    assert!(edge.log().contains("stays as it was"));
+    assert_eq!(ask(edge.port, get("/", "")).text(), "yes");
+}
+
+#[test]
+fn the_panic_button_makes_another_key_at_once() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    let key = pseudonym(&edge, &server);
+    assert_eq!(pseudonym(&edge, &server), key);
+    edge.signal(Signal::USR1);
+    until(|| (edge.log().matches("key minted").count() > 1).then_some(()));
+    until(|| (pseudonym(&edge, &server) != key).then_some(()));
+    assert_eq!(pseudonym(&edge, &server), pseudonym(&edge, &server));
+}
+
+#[test]
+fn the_access_log_is_opened_anew() {
+    let server = yes();
+    let config = before(server.address) + "[access_log]\nto = \"$FOLDER/access.log\"\n";
+    let edge = Setup::new(&config).start();
+    let (log, old) = (edge.path("access.log"), edge.path("access.log.1"));
+    let has = |path: &std::path::Path, text: &str| fs::read_to_string(path).is_ok_and(|log| log.contains(text));
+    ask(edge.port, get("/before", "connection: close\r\n"));
+    until(|| has(&log, "/before").then_some(()));
+    fs::rename(&log, &old).unwrap();
+    edge.signal(Signal::HUP);
+    until(|| log.exists().then_some(()));
+    ask(edge.port, get("/after", "connection: close\r\n"));
+    until(|| has(&log, "/after").then_some(()));
+    assert!(!has(&old, "/after") && !has(&log, "/before"));
+}
