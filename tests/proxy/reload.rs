@@ -149,3 +149,14 @@ fn the_access_log_is_opened_anew() {
     until(|| has(&log, "/after").then_some(()));
     assert!(!has(&old, "/after") && !has(&log, "/before"));
 }
+
+#[test]
+fn a_relative_path_is_seen_from_the_configuration() {
+    let server = yes();
+    let config = before(server.address)
+        + "[[listener]]\naddress = \"unix:listen\"\n[admin]\nlisten = [\"unix:admin\"]\n[access_log]\nto = \"access.log\"\n";
+    let edge = start(&config);
+    let names = ["listen", "admin", "access.log"];
+    let missing: BTreeSet<_> = names.into_iter().filter(|name| !edge.path(name).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -397,6 +397,24 @@ impl Config {
         self.allow.files.iter_mut().for_each(&mut each);
     }
 
+    /// What is made when it runs, or made by others.
+    fn made_paths(&mut self, mut each: impl FnMut(&mut PathBuf)) {
+        let listeners = self.listener.iter_mut().map(|listener| &mut listener.address);
+        for Text(address) in listeners.chain(&mut self.admin.listen) {
+            if let Address::Unix(path) = address {
+                each(path);
+            }
+        }
+        for Text(server) in self.upstream.values_mut().flat_map(|upstream| &mut upstream.servers) {
+            if let ServerAt::Unix(path) = &mut server.at {
+                each(path);
+            }
+        }
+        if self.access_log.is_on() && self.access_log.to.as_os_str() != "stdout" {
+            each(&mut self.access_log.to);
+        }
+    }
+
     /// Fills in what follows from the rest, and refuses what contradicts itself.
     fn check(&mut self) -> Result<(), Wrong> {
         if self.listener.is_empty() {
