@@ -331,6 +331,7 @@ impl Config {
         // A file's paths are seen from where it is.
         let home = path.parent().unwrap_or(Path::new(""));
         config.paths(|path| *path = home.join(&*path));
+        config.made_paths(|path| *path = home.join(&*path));
         let Keys { file, journal, redis, .. } = &mut config.keys;
         let secret = redis.as_mut().map(|fleet| &mut fleet.secret);
         for path in [file.as_mut(), journal.as_mut(), secret].into_iter().flatten() {
@@ -560,22 +561,6 @@ impl std::fmt::Display for Key {
 struct Wrong {
     key: Vec<String>,
     what: &'static str,
-}
-
-/// Where an error is in the file, as its outermost context: the keys from the top of the file down.
-#[derive(Debug)]
-pub(crate) struct Key(pub(crate) Vec<String>);
-
-impl Key {
-    pub(crate) fn new<const PARTS: usize>(parts: [&str; PARTS]) -> Self {
-        Self(parts.map(str::to_owned).to_vec())
-    }
-}
-
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("."))
-    }
 }
 
 fn wrong<T>(key: &[&str], what: &'static str) -> Result<T, Wrong> {
