@@ -719,6 +719,8 @@ fn tls() -> Tls {
 
 #[tokio::test]
 async fn tonic_shows_a_pseudonym_over_tls_too() {
+    // The second time there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let edge = plain();
     let tls = tls();
     let (listener, server) = listen().await;
@@ -739,6 +741,8 @@ async fn tonic_shows_a_pseudonym_over_tls_too() {
 
 #[tokio::test]
 async fn certificates_come_with_connections_that_name_no_peer() {
+    // The second time there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let edge = plain();
     let tls = tls();
     let (listener, server) = listen().await;

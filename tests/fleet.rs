@@ -568,6 +568,8 @@ fn a_store_is_reached_through_tls_and_only_if_its_certificate_is_good() {
     // The roots are read from where a variable of the process says, so this is played in one of its own.
     const TEST: &str = "a_store_is_reached_through_tls_and_only_if_its_certificate_is_good";
     if let Ok(url) = std::env::var("IPVEIL_TEST_URL") {
+        assert_eq!(StoreAddress::single(&url).unwrap_err(), FleetError::NoTls);
+        rustls::crypto::ring::default_provider().install_default().unwrap();
         let node = fleet().join(&url);
         println!("degraded: {}, {:?}", node.keys.is_degraded(), node.notices());
         return;

@@ -63,6 +63,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // One for all that speaks TLS here. There is no other yet.
+    #[cfg(feature = "proxy")]
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match Arguments::parse().command {
         Command::Explain(arguments) => explain::run(arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "redis")]

@@ -25,6 +25,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! TLS, `rediss://`, is rustls: the program chooses who does its cryptography, once, with
+//! `rustls::crypto::CryptoProvider::install_default`.
+//!
 //! # What the store's controller can do
 //!
 //! Delay, delete, and bring back what was there before in the same place. So pseudonyms may differ between nodes, or change
@@ -69,6 +72,9 @@ pub use self::{
 pub enum FleetError {
     /// The store's address is not one.
     Address,
+    /// The address asks for TLS, and the program has not chosen who does rustls's cryptography:
+    /// `rustls::crypto::CryptoProvider::install_default`.
+    NoTls,
     /// The namespace, or the node's name, is empty, too long, or has characters that it can't have.
     Name,
     /// The operating system gave no randomness.
@@ -88,6 +94,9 @@ impl fmt::Display for FleetError {
         f.write_str(match self {
             Self::Address => {
                 "the store's address is not usable (expected a URL such as rediss://user:password@host:6379/0)"
+            }
+            Self::NoTls => {
+                "the store's address asks for TLS (expected the program to install a CryptoProvider for rustls)"
             }
             Self::Name => "a namespace or a node's name has 1 to 64 letters, digits, `-`, `_` and `.`",
             Self::Random => "the operating system gave no random bytes",

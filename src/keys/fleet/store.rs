@@ -100,9 +100,9 @@ impl std::fmt::Debug for StoreAddress {
 
 fn client(url: &str) -> Result<Client, FleetError> {
     let information = url.into_connection_info().map_err(|_| FleetError::Address)?;
-    if matches!(information.addr(), ConnectionAddr::TcpTls { .. }) {
-        // Fails if the program has chosen another one already, which is as good.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let is_secure = matches!(information.addr(), ConnectionAddr::TcpTls { .. });
+    if is_secure && rustls::crypto::CryptoProvider::get_default().is_none() {
+        return Err(FleetError::NoTls);
     }
     Client::open(information).map_err(|_| FleetError::Address)
 }
