@@ -20,6 +20,7 @@ use ipveil::{
 };
 
 use crate::{
+    memory::{self, Masked},
     method::Method,
     random,
     world::{self, DAY, PRIVATE, PUBLIC, Request},
@@ -29,6 +30,7 @@ use crate::{
 pub(crate) struct Edge {
     anonymizer: Anonymizer,
     keys: KeyRing,
+    seed: u64,
     clock: ManualClock,
     second: u64,
     minted: Arc<AtomicU64>,
@@ -67,7 +69,7 @@ impl Edge {
             })
             .start()?;
         let anonymizer = Anonymizer::new(Resolver::direct(), policy, keys.clone());
-        Ok(Self { anonymizer, keys, clock, second: 0, minted, destroyed })
+        Ok(Self { anonymizer, keys, seed, clock, second: 0, minted, destroyed })
     }
 
     /// Time passes, in minutes. When a day is over, its key is gone when this returns.
@@ -95,6 +97,14 @@ impl Edge {
     /// How many keys there are now: the live one, and shortly before midnight the next.
     pub(crate) fn keys_held(&self) -> u64 {
         self.minted.load(Ordering::SeqCst) - self.keys_destroyed()
+    }
+
+    /// How many of the keys of past days are in the memory of this process, and how much of it there is.
+    pub(crate) fn search_memory(&self) -> Option<(usize, u64)> {
+        let days = START / DAY..START / DAY + self.second / DAY;
+        let keys: Vec<_> = days.map(|epoch| Masked::new(Seeded(self.seed).words(epoch, 0))).collect();
+        let (found, searched) = memory::search(&keys)?;
+        Some((found.into_iter().filter(|&found| found).count(), searched))
     }
 
     /// What the application is given for a request of the simulated day.
@@ -156,7 +166,15 @@ struct Seeded(u64);
 
 impl KeySource for Seeded {
     fn key(&mut self, request: keys::Request) -> Result<EpochKey, KeyError> {
-        EpochKey::take(&mut random::key(&[self.0, 11, request.epoch.number(), request.generation]))
+        let mut key = [0; 32];
+        random::write_key(self.words(request.epoch.number(), request.generation), &mut key);
+        EpochKey::take(&mut key)
+    }
+}
+
+impl Seeded {
+    fn words(&self, epoch: u64, generation: u64) -> [u64; 4] {
+        random::key(&[self.0, 11, epoch, generation])
     }
 }
 

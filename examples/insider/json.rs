@@ -15,6 +15,7 @@ pub(crate) fn json(study: &Study) -> Value {
         "accounts": study.accounts,
         "questions": { "pairs": study.pairs, "addresses": study.sightings },
         "methods": study.rows.iter().map(row).collect::<Vec<_>>(),
+        "memory": study.memory.map(|(keys, bytes)| json!({ "destroyed_keys": keys, "bytes": bytes })),
         "left": {
             "acting_as_the_user_auc": spread(&study.left.acted),
             "moments_auc": spread(&study.left.moments),

@@ -24,11 +24,11 @@
 //!
 //! # What is not
 //!
-//! ipveil is not a model of itself: its rows are made by its policy, ring, layer, country view and limit keys, and
-//! when the days are over the insider has the ring compute for him, with the key that is in memory then. That this is
-//! the only one left is checked by the ring's own events; the bytes of the memory are not searched. Only the source
-//! of the keys is not a real one: they come from the seed, so that each run has the same result (of what requests without a session get,
-//! which is random, none ever equals another).
+//! ipveil is not a model of itself: its rows are made by its policy, ring, layer, country view and limit keys. When the
+//! days are over the insider has the ring compute for him, with the key that it holds then. That there is no other, the
+//! ring's events say, and for the first town, where the system lets a process read itself, a search for the destroyed ones in all
+//! of the memory. Only the source of the keys is not a real one: they come from the seed, so that each run has the same
+//! result. (What requests without a session get is random, and never equal to anything.)
 //!
 //! The people are made up, and so are their habits: other towns have other numbers. What the insider could learn
 //! from cookies, fingerprints or the network is left out.
@@ -38,6 +38,7 @@ mod business;
 mod edge;
 mod insider;
 mod json;
+mod memory;
 mod method;
 #[path = "../../tests/mmdb.rs"]
 mod mmdb;
@@ -160,11 +161,21 @@ mod tests {
     }
 
     #[test]
+    fn destroyed_keys_are_nowhere_in_memory() {
+        if let Some((keys, bytes)) = STUDY.memory {
+            assert_eq!(keys, 0);
+            assert!(bytes > 0);
+        }
+    }
+
+    #[test]
     fn a_study_is_the_same_each_time() {
         let study = || {
             let mut json = json::json(&Study::new(1).unwrap());
             // What logins get under this scope is random.
             json["methods"][Method::PerSession as usize].take();
+            // Not the site's.
+            json["memory"].take();
             json
         };
         assert_eq!(study(), study());

@@ -82,7 +82,11 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(seed: u64, days: u64) -> Self {
-        let key = |number: u64| random::key(&[seed, 10, number]);
+        let key = |number: u64| {
+            let mut key = [0; 32];
+            random::write_key(random::key(&[seed, 10, number]), &mut key);
+            key
+        };
         Self { in_config: key(0), by_day: (1..=days + 1).map(key).collect() }
     }
 

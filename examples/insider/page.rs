@@ -3,7 +3,7 @@
 use crate::{
     score::Spread,
     study::{Attack, Row, Study},
-    words::{amount, figure, percent, points, range},
+    words::{amount, figure, memory, percent, points, range},
 };
 
 /// As the template has it, with the figures filled in.
@@ -29,6 +29,7 @@ pub(crate) fn page(study: &Study) -> String {
         ("bots-session", percent(study.left.bots_refused_by_session.mean)),
         ("acted", figure(study.left.acted.mean)),
         ("moments", format!("{} ({})", figure(study.left.moments.mean), range(&study.left.moments, figure))),
+        ("memory", memory(study.memory)),
         ("attacks", lines(study, attacks)),
         ("business", lines(study, |row| business(row, &study.rows[0]))),
         ("attack-figures", lines(study, attack_figures)),
@@ -68,28 +69,28 @@ fn attacks(row: &Row) -> String {
             format!(
                 "<td class=\"{class}\">{bar}<strong>{}</strong> {word}<small>{}</small></td>",
                 figure(auc.mean),
-                range(auc, figure),
+                range(auc, figure).replace(" to ", "–"),
             )
         }),
     )
 }
 
 fn business(row: &Row, raw: &Row) -> String {
-    let cell = |found: Option<f64>, raw: Option<f64>| {
+    let cell = |found: Option<f64>, raw: Option<f64>, write: fn(f64) -> String| {
         let Some(found) = found else {
             return format!("<td class=\"bad\">{}<strong>none</strong></td>", bar(1.0, None));
         };
         let is_as_good = raw.is_some_and(|raw| (found - raw).abs() < 0.01 || found.abs() < raw.abs());
         let class = if is_as_good { "good" } else { "bad" };
-        format!("<td class=\"{class}\">{}<strong>{}</strong></td>", bar(found.abs().min(1.0), None), points(found))
+        format!("<td class=\"{class}\">{}<strong>{}</strong></td>", bar(found.abs().min(1.0), None), write(found))
     };
     chart_row(
         row,
         [
-            cell(Some(row.visitors.mean), Some(raw.visitors.mean)),
-            cell(Some(row.bots()), Some(raw.bots())),
-            cell(Some(row.sessions.mean), Some(raw.sessions.mean)),
-            cell(row.countries.map(|off| off.mean), raw.countries.map(|off| off.mean)),
+            cell(Some(row.visitors.mean), Some(raw.visitors.mean), points),
+            cell(Some(row.bots()), Some(raw.bots()), points),
+            cell(Some(row.sessions.mean), Some(raw.sessions.mean), percent),
+            cell(row.countries.map(|off| off.mean), raw.countries.map(|off| off.mean), percent),
         ],
     )
 }

@@ -52,12 +52,15 @@ pub(crate) fn mixed(numbers: &[u64]) -> u64 {
     numbers.iter().fold(0, |all, &number| mix(all.wrapping_add(GOLDEN) ^ mix(number.wrapping_add(GOLDEN))))
 }
 
-/// A key that depends on nothing but these.
-pub(crate) fn key(numbers: &[u64]) -> [u8; 32] {
+/// A key that depends on nothing but these, in words.
+pub(crate) fn key(numbers: &[u64]) -> [u64; 4] {
     let mut random = Random::new(mixed(numbers));
-    let mut key = [0; 32];
-    key.chunks_mut(8).for_each(|bytes| bytes.copy_from_slice(&random.number().to_be_bytes()));
-    key
+    [(); 4].map(|()| random.number())
+}
+
+/// Its bytes: never in the order in which the words themselves are in memory.
+pub(crate) fn write_key(words: [u64; 4], key: &mut [u8; 32]) {
+    key.chunks_mut(8).zip(words).for_each(|(bytes, word)| bytes.copy_from_slice(&word.swap_bytes().to_ne_bytes()));
 }
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -23,6 +23,9 @@ pub(crate) struct Record {
     pub(crate) keys_destroyed: u64,
     /// When the days are over.
     pub(crate) keys_held: u64,
+    /// Keys of past days in the memory of the process then, and the bytes that were searched. In one town only, since it
+    /// takes a moment.
+    pub(crate) memory: Option<(usize, u64)>,
 }
 
 /// What one method has written.
@@ -53,6 +56,7 @@ impl Record {
             countries: Vec::new(),
             keys_destroyed: 0,
             keys_held: 0,
+            memory: None,
         };
         let mut requests = world.requests.iter().peekable();
         for day in 0..DAYS {
@@ -70,6 +74,9 @@ impl Record {
         }
         new.compute(world, trials, &edge, &keys)?;
         (new.keys_destroyed, new.keys_held) = (edge.keys_destroyed(), edge.keys_held());
+        if seed == 1 {
+            new.memory = edge.search_memory();
+        }
         Ok(new)
     }
 

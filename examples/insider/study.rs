@@ -21,6 +21,8 @@ pub(crate) struct Study {
     pub(crate) sightings: usize,
     pub(crate) rows: Vec<Row>,
     pub(crate) left: Left,
+    /// Keys of past days in memory, and the bytes that were searched.
+    pub(crate) memory: Option<(usize, u64)>,
 }
 
 /// One method's.
@@ -84,6 +86,7 @@ struct Run {
     acted: f64,
     moments: f64,
     bots_refused_by_session: f64,
+    memory: Option<(usize, u64)>,
 }
 
 impl Study {
@@ -144,6 +147,7 @@ impl Study {
             accounts: runs.iter().map(|run| run.accounts).sum(),
             pairs: runs.iter().map(|run| run.pairs).sum(),
             sightings: runs.iter().map(|run| run.sightings).sum(),
+            memory: runs.iter().find_map(|run| run.memory),
             rows: rows.into_iter().collect::<Option<_>>()?,
             left: Left {
                 acted: spread(&|run| run.acted)?,
@@ -176,6 +180,7 @@ impl Run {
             acted: insider::act(Method::PerUser, &trials, &record).auc,
             moments: insider::moments(Method::PerUser, &world, &record).auc,
             bots_refused_by_session: business::refused(&world, |row| &by_session[row]).0,
+            memory: record.memory,
         })
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     score::Spread,
     study::{Attack, Row, Study},
-    words::{amount, figure, percent, points, range},
+    words::{amount, figure, memory, percent, points, range},
 };
 
 pub(crate) fn table(study: &Study) -> String {
@@ -27,6 +27,8 @@ sessions: {unknown} of the steps are over the end of a daily epoch and can't be 
 
 What scopes do not take away: acting as the user on the same day, {acted};
 moments at which two users' pseudonyms change, if their devices ask every minute, {moments}
+
+When the days are over: {memory}.
 ",
         seeds = study.seeds,
         requests = amount(study.requests),
@@ -38,6 +40,7 @@ moments at which two users' pseudonyms change, if their devices ask every minute
         unknown = study.rows.last().map_or(String::new(), |user| percent(user.sessions_unknown.mean)),
         acted = with(&left.acted),
         moments = with(&left.moments),
+        memory = memory(study.memory),
     )
 }
 
@@ -67,6 +70,6 @@ fn yes(row: &Row) -> String {
 }
 
 fn business(row: &Row) -> String {
-    let countries = row.countries.as_ref().map_or("none".to_owned(), |off| points(off.mean));
-    line(row.method.name(), [points(row.visitors.mean), points(row.bots()), points(row.sessions.mean), countries])
+    let countries = row.countries.as_ref().map_or("none".to_owned(), |off| percent(off.mean));
+    line(row.method.name(), [points(row.visitors.mean), points(row.bots()), percent(row.sessions.mean), countries])
 }
