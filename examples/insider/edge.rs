@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, header};
@@ -73,21 +73,28 @@ impl Edge {
     }
 
     /// Time passes, in minutes. When a day is over, its key is gone when this returns.
-    pub(crate) fn advance_to(&mut self, second: u64) {
+    pub(crate) fn advance_to(&mut self, second: u64) -> Result<(), Box<dyn Error>> {
         let second = second / 60 * 60;
         if second <= self.second {
-            return;
+            return Ok(());
         }
-        let day = second / DAY;
+        let is_new_day = second / DAY > self.second / DAY;
         self.clock.advance(Duration::from_secs(second - self.second));
         self.second = second;
-        let is_ready = || {
-            let epoch = self.keys.epoch().map(|epoch| epoch.number());
-            epoch == Some(START / DAY + day) && !self.keys.is_degraded() && self.keys_destroyed() >= day
-        };
-        while !is_ready() {
+        // The ring's threads do it in a moment, which does not pass on this clock.
+        let patience = Instant::now() + Duration::from_secs(60);
+        while is_new_day && !self.has_only_the_key_of_today() {
+            if Instant::now() > patience {
+                return Err("the key ring has not rotated".into());
+            }
             thread::yield_now();
         }
+        Ok(())
+    }
+
+    fn has_only_the_key_of_today(&self) -> bool {
+        let epoch = self.keys.epoch().map(|epoch| epoch.number());
+        epoch == Some((START + self.second) / DAY) && !self.keys.is_degraded() && self.keys_held() == 1
     }
 
     pub(crate) fn keys_destroyed(&self) -> u64 {
@@ -96,7 +103,7 @@ impl Edge {
 
     /// How many keys there are now: the live one, and shortly before midnight the next.
     pub(crate) fn keys_held(&self) -> u64 {
-        self.minted.load(Ordering::SeqCst) - self.keys_destroyed()
+        self.minted.load(Ordering::SeqCst).saturating_sub(self.keys_destroyed())
     }
 
     /// How many of the keys of past days are in the memory of this process, and how much of it there is.

@@ -61,14 +61,14 @@ impl Record {
         let mut requests = world.requests.iter().peekable();
         for day in 0..DAYS {
             while let Some(request) = requests.next_if(|request| request.day() == day) {
-                edge.advance_to(request.second);
+                edge.advance_to(request.second)?;
                 new.write(request, &edge.client(request)?, &keys);
             }
             new.plant(day, day, world, trials, &edge, &keys)?;
             new.act(day, world, trials, &edge)?;
         }
 
-        edge.advance_to(DAYS * DAY);
+        edge.advance_to(DAYS * DAY)?;
         for day in 0..DAYS {
             new.plant(day, DAYS, world, trials, &edge, &keys)?;
         }

@@ -163,7 +163,7 @@ impl Run {
         let world = World::new(seed);
         let trials = Trials::new(&world, seed);
         let record = Record::new(&world, &trials, seed)?;
-        if (record.keys_destroyed, record.keys_held) != (DAYS, 1) {
+        if record.keys_destroyed < DAYS || record.keys_held != 1 {
             return Err("a key has outlived its epoch".into());
         }
         let accounts: std::collections::HashSet<_> =
