@@ -149,8 +149,7 @@ fn a_name_of_a_request_without_a_session_can_be_banned_too() {
 fn commands_are_taken_on_a_unix_socket_only() {
     let server = yes();
     let port = crate::edge::free_port();
-    let edge = start(&(before(server.address) + &format!("[admin]\nlisten = [\"127.0.0.1:{port}\"]\n")));
-    let _ = &edge;
+    let _edge = start(&(before(server.address) + &format!("[admin]\nlisten = [\"127.0.0.1:{port}\"]\n")));
     let status =
         |method: &str, path: &str| ask(port, get(path, "connection: close\r\n").replacen("GET", method, 1)).status();
     assert_eq!(status("GET", "/metrics"), 200);
