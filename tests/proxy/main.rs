@@ -34,3 +34,6 @@ mod reload;
 
 /// Who is not served: denied networks, banned clients, and those who ask too often.
 mod guards;
+
+/// HTTP/1 on both sides: framing, streams, upgrades, sockets, and where requests go.
+mod http1;

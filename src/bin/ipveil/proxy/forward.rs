@@ -89,7 +89,8 @@ async fn forward(
     }
     let mut response = exchange(site, upstream, pending).await?;
     hop_by_hop(response.headers_mut(), |_| false);
-    *response.version_mut() = version;
+    // A client of HTTP/1.0 that wants to keep its connection is told so only in an answer that could be of HTTP/1.1.
+    *response.version_mut() = version.max(Version::HTTP_11);
     Ok(response)
 }
 
