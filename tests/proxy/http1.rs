@@ -166,7 +166,7 @@ fn large_bodies_pass_in_little_memory() {
             while left > 0 {
                 left -= client.exactly(left.min(1 << 20)).unwrap().len();
             }
-            client.send(OK);
+            client.send(OK.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"));
         } else {
             client.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n"));
             piece.fill(b'x');
@@ -238,6 +238,20 @@ fn a_web_socket_passes_whatever_is_said() {
     drop(client);
     // It is in the log, once.
     assert!(edge.lines_when(1)[0].contains("\"GET /chat HTTP/1.1\" 101 "));
+}
+
+#[test]
+fn a_server_need_not_agree_to_an_upgrade() {
+    let server = answer(
+        "HTTP/1.1 426 Upgrade Required\r\nupgrade: x\r\nconnection: upgrade, x-one\r\nx-one: 1\r\ncontent-length: 2\r\n\r\nno",
+    );
+    let edge = start(&before(server.address));
+    let mut client = connect(edge.port);
+    for _ in 0..2 {
+        client.send(get("/", "connection: upgrade\r\nupgrade: websocket\r\n"));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text(), answer.value("x-one")), (426, "no", None));
+    }
 }
 
 #[test]

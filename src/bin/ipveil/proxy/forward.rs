@@ -132,7 +132,7 @@ fn without_port(host: &[u8]) -> &[u8] {
 /// Removes what is between two ends of one connection only: RFC 9110, 7.6.1.
 ///
 /// What is `kept` can't be removed by naming it: a client could make its pseudonym disappear.
-fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
+pub(super) fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
     // One look at what is there, which is little, is cheaper than asking for each that could be.
     let found = headers.keys().fold(0, |found, name| found | hop_by_hop_bit(name));
     if found == 0 {

@@ -89,8 +89,7 @@ pub(crate) fn open(
 ) -> Response<ResponseBody> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut parts, body) = response.into_parts();
-        parts.headers.remove(CONNECTION);
-        parts.headers.remove(http::header::TRANSFER_ENCODING);
+        forward::hop_by_hop(&mut parts.headers, |_| false);
         return Response::from_parts(parts, ResponseBody::H2(body, deadline));
     }
     let server = upgrade::on(&mut response);
