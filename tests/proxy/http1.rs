@@ -317,6 +317,44 @@ fn sockets_of_the_service_manager_are_used() {
 }
 
 #[test]
+fn the_most_particular_route_counts() {
+    let servers: Vec<_> =
+        (0..5).map(|number| answer(format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{number}"))).collect();
+    let mut config = before(servers[0].address);
+    for (number, server) in servers.iter().enumerate().skip(1) {
+        config += &format!("[upstream.s{number}]\nservers = [\"http://{}\"]\n", server.address);
+    }
+    for (host, path, upstream) in [
+        ("", "/", "app"),
+        ("", "/api", "s1"),
+        ("*.example.com", "/", "s2"),
+        ("www.example.com", "/", "s3"),
+        ("www.example.com", "/api/v2/", "s4"),
+    ] {
+        let host = if host.is_empty() { String::new() } else { format!("host = \"{host}\"\n") };
+        config += &format!("[[route]]\n{host}path = \"{path}\"\nupstream = \"{upstream}\"\n");
+    }
+    let edge = start(&config);
+    for (host, path, served) in [
+        ("example.org", "/", "0"),
+        ("example.org", "/api", "1"),
+        ("example.org", "/api/x?y", "1"),
+        ("example.org", "/apian", "0"),
+        ("example.org", "/API", "0"),
+        ("a.example.com", "/", "2"),
+        ("a.b.example.com:8080", "/", "2"),
+        ("example.com", "/", "0"),
+        ("WWW.Example.COM", "/", "3"),
+        ("www.example.com:80", "/api/v2", "3"),
+        ("www.example.com", "/api/v2/x", "4"),
+        ("www.example.com.", "/", "3"),
+    ] {
+        let answer = ask(edge.port, format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+        assert_eq!(answer.text(), served, "{host} {path}");
+    }
+}
+
+#[test]
 fn what_no_route_is_for_is_not_found() {
     let server = yes();
     let edge = start(

@@ -198,6 +198,8 @@ pub(crate) fn set_current(site: Arc<Site>) {
 }
 
 fn is_host(host: &[u8], name: &str) -> bool {
+    // The same name, written as one that is complete.
+    let host = host.strip_suffix(b".").unwrap_or(host);
     match name.strip_prefix('*') {
         Some(suffix) => {
             host.len() > suffix.len() && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())

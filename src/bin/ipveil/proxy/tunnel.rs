@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     body::{Deadline, RequestBody, ResponseBody},
+    forward,
     site::Site,
     watch::{Due, Watch},
 };
