@@ -37,3 +37,6 @@ mod guards;
 
 /// HTTP/1 on both sides: framing, streams, upgrades, sockets, and where requests go.
 mod http1;
+
+/// HTTP/2 on either side, and a protocol of the other version behind it.
+mod http2;

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body as _;
@@ -490,6 +490,13 @@ impl Drop for Exchange {
 
 /// The target as HTTP/1.1 has it: the authority is in `Host`.
 fn for_h1(request: &mut Request<RequestBody>) {
+    // RFC 9113, 8.2.3: a cookie may have come in pieces, and here it is one.
+    if request.version() == Version::HTTP_2 && request.headers().get_all(COOKIE).iter().nth(1).is_some() {
+        let pieces: Vec<_> = request.headers().get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(cookie) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+            request.headers_mut().insert(COOKIE, cookie);
+        }
+    }
     *request.version_mut() = Version::HTTP_11;
     // Without a word about its length, hyper takes it that such a request has no body.
     if matches!(*request.method(), Method::GET | Method::HEAD)

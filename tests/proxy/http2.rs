@@ -1,0 +1,427 @@
+//! HTTP/2 on either side, and a protocol of the other version behind it.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+};
+use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::SendRequest,
+    ext::Protocol,
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    client::{ask, get},
+    edge::{SOON, before, start},
+    server::{OK, answer, serve, yes},
+};
+
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
+
+/// Runs what does not block, and not for ever.
+#[track_caller]
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    RUNTIME.block_on(async { timeout(SOON, future).await.expect("it does not happen") })
+}
+
+pub(crate) async fn connect_h2(port: u16) -> SendRequest<Body> {
+    over(TcpStream::connect(("127.0.0.1", port)).await.unwrap()).await
+}
+
+pub(crate) async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> SendRequest<Body> {
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+pub(crate) fn body(parts: &[&'static str], trailers: &[(&'static str, &'static str)]) -> Body {
+    let mut frames: Vec<_> = parts.iter().map(|part| Ok(Frame::data(Bytes::from(*part)))).collect();
+    if !trailers.is_empty() {
+        let trailers =
+            trailers.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        frames.push(Ok(Frame::trailers(trailers.collect())));
+    }
+    BoxBody::new(StreamBody::new(tokio_stream::iter(frames)))
+}
+
+/// A body that goes on as long as somebody sends.
+fn channel() -> (mpsc::Sender<Result<Frame<Bytes>, Infallible>>, Body) {
+    let (sender, receiver) = mpsc::channel(16);
+    (sender, BoxBody::new(StreamBody::new(ReceiverStream::new(receiver))))
+}
+
+fn data(text: &'static str) -> Result<Frame<Bytes>, Infallible> {
+    Ok(Frame::data(Bytes::from(text)))
+}
+
+fn request(method: Method, path: &str) -> http::request::Builder {
+    Request::builder().method(method).uri(format!("http://example.com{path}")).version(Version::HTTP_2)
+}
+
+async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<HeaderMap>) {
+    let status = response.status();
+    let collected = response.into_body().collect().await.unwrap();
+    let trailers = collected.trailers().cloned();
+    (status, String::from_utf8(collected.to_bytes().to_vec()).unwrap(), trailers)
+}
+
+/// A server of HTTP/2 without TLS.
+struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<(Parts, Bytes, Option<HeaderMap>)>>>,
+}
+
+impl Server {
+    /// Hears all of a request, and says yes, with a trailer.
+    fn yes() -> Self {
+        let requests = Arc::<Mutex<Vec<_>>>::default();
+        let heard = Arc::clone(&requests);
+        let address = serve_h2(move |request| {
+            let heard = Arc::clone(&heard);
+            async move {
+                let (parts, request) = request.into_parts();
+                let request = request.collect().await.map_err(|_| "broken")?;
+                let trailers = request.trailers().cloned();
+                heard.lock().unwrap().push((parts, request.to_bytes(), trailers));
+                Ok(Response::new(body(&["yes"], &[("x-sum", "7")])))
+            }
+        });
+        Self { address, requests }
+    }
+
+    #[track_caller]
+    fn last(&self) -> (Parts, Bytes, Option<HeaderMap>) {
+        self.requests.lock().unwrap().pop().unwrap()
+    }
+}
+
+pub(crate) fn serve_h2<F>(each: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = Result<Response<Body>, &'static str>> + Send + 'static,
+{
+    run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                let service = service_fn(each.clone());
+                tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        address
+    })
+}
+
+fn before_h2(address: SocketAddr) -> String {
+    before(address).replace("http://", "h2c://")
+}
+
+#[test]
+fn a_client_of_http_2_asks_a_server_of_http_1() {
+    let server = answer(
+        "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\nconnection: x-one\r\nx-one: 1\r\ntransfer-encoding: chunked\r\n\r\n\
+         3\r\nyes\r\n0\r\nx-sum: 7\r\n\r\n",
+    );
+    let edge = start(&before(server.address));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let asked = request(Method::POST, "/a?b")
+            .header("cookie", "a=1")
+            .header("cookie", "sid=2")
+            .header("te", "trailers")
+            .header("trailer", "x-sum, x-real-ip")
+            .body(body(&["hel", "lo"], &[("x-sum", "9"), ("x-real-ip", "203.0.113.7")]));
+        let response = sender.send_request(asked.unwrap()).await.unwrap();
+        assert!(!response.headers().contains_key("connection") && !response.headers().contains_key("x-one"));
+        let (status, said, trailers) = text(response).await;
+        assert_eq!((status, &*said), (StatusCode::OK, "yes"));
+        assert_eq!(trailers.unwrap()["x-sum"], "7");
+    });
+    let heard = server.last();
+    assert_eq!((&*heard.start, heard.text()), ("POST /a?b HTTP/1.1", "hello"));
+    for (name, value) in
+        [("host", "example.com"), ("via", "2.0 ipveil"), ("te", "trailers"), ("x-forwarded-host", "example.com")]
+    {
+        assert_eq!(heard.value(name), Some(value));
+    }
+    // RFC 9113, 8.2.3: pieces are put together for who knows only one header.
+    assert_eq!(heard.values("cookie"), ["a=1; sid=2"]);
+    assert_eq!(heard.trailers, [("x-sum".to_owned(), "9".to_owned())]);
+    assert!(edge.lines_when(1)[0].contains("\"POST /a?b HTTP/2.0\" 200 3 "));
+}
+
+#[test]
+fn cookies_in_pieces_are_the_same_session() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    let pseudonym = || server.last().value("x-forwarded-for").unwrap().to_owned();
+    ask(edge.port, get("/", "cookie: a=1; sid=2\r\n"));
+    let whole = pseudonym();
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let asked = request(Method::GET, "/").header("cookie", "a=1").header("cookie", "sid=2").body(body(&[], &[]));
+        sender.send_request(asked.unwrap()).await.unwrap();
+    });
+    assert_eq!(pseudonym(), whole);
+}
+
+#[test]
+fn a_client_of_http_1_asks_a_server_of_http_2() {
+    let server = Server::yes();
+    let edge = start(&before_h2(server.address));
+    let answer = ask(
+        edge.port,
+        "POST /a?b HTTP/1.1\r\nhost: example.com\r\nconnection: x-one\r\nx-one: 1\r\nkeep-alive: 5\r\nte: trailers\r\n\
+         trailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 9\r\nx-real-ip: 203.0.113.7\r\n\r\n",
+    );
+    assert_eq!((answer.status(), answer.text()), (200, "yes"));
+    let (parts, heard, trailers) = server.last();
+    assert_eq!(parts.uri, "http://example.com/a?b");
+    for gone in ["connection", "x-one", "keep-alive", "transfer-encoding", "host"] {
+        assert!(!parts.headers.contains_key(gone), "{gone}");
+    }
+    assert_eq!(parts.headers["via"], "1.1 ipveil");
+    assert!(parts.headers["x-forwarded-for"].to_str().unwrap().starts_with("2001:2"));
+    assert_eq!(&*heard, b"hello");
+    let trailers = trailers.unwrap();
+    assert_eq!((trailers["x-sum"].as_bytes(), trailers.len()), (&b"9"[..], 1));
+    // All kinds of targets.
+    assert_eq!(ask(edge.port, get("http://example.org/x", "")).text(), "yes");
+    assert_eq!(server.last().0.uri, "http://example.org/x");
+    assert_eq!(ask(edge.port, "HEAD / HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\n\r\n").status(), 200);
+    assert_eq!(ask(edge.port, "GET / HTTP/1.0\r\n\r\n").text(), "yes");
+}
+
+#[test]
+fn one_connection_has_many_requests_at_a_time() {
+    let server = Server::yes();
+    let edge = start(&(before_h2(server.address) + "[limits]\nstreams = 20\n"));
+    run(async {
+        let sender = connect_h2(edge.port).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let mut sender = sender.clone();
+            tasks.spawn(async move {
+                let asked = request(Method::POST, "/").body(body(&["hello"], &[])).unwrap();
+                text(sender.send_request(asked).await.unwrap()).await
+            });
+        }
+        while let Some(answer) = tasks.join_next().await {
+            let (status, said, _) = answer.unwrap();
+            assert_eq!((status, &*said), (StatusCode::OK, "yes"));
+        }
+    });
+    assert_eq!(server.requests.lock().unwrap().len(), 200);
+}
+
+/// Says back whatever it hears, as it hears it.
+fn echo() -> SocketAddr {
+    serve_h2(async |request: Request<Incoming>| {
+        let (sender, said) = channel();
+        tokio::spawn(async move {
+            let mut heard = request.into_body();
+            while let Some(Ok(frame)) = heard.frame().await {
+                if sender.send(Ok(frame)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(said))
+    })
+}
+
+#[test]
+fn both_sides_may_speak_at_once() {
+    let edge = start(&before_h2(echo()));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let (say, said) = channel();
+        say.send(data("first")).await.unwrap();
+        let mut answer = sender.send_request(request(Method::POST, "/").body(said).unwrap()).await.unwrap().into_body();
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+        for text in ["one", "two", "three"] {
+            say.send(data(text)).await.unwrap();
+            assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), text);
+        }
+        drop(say);
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "");
+    });
+}
+
+#[test]
+fn large_bodies_pass() {
+    const PIECES: usize = 500;
+    static PIECE: [u8; 1 << 15] = [b'x'; 1 << 15];
+    let edge = start(&before_h2(echo()));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let (say, said) = channel();
+        tokio::spawn(async move {
+            for _ in 0..PIECES {
+                say.send(Ok(Frame::data(Bytes::from_static(&PIECE)))).await.unwrap();
+            }
+        });
+        let answer = sender.send_request(request(Method::POST, "/").body(said).unwrap()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), PIECES * PIECE.len());
+    });
+}
+
+#[test]
+fn a_web_socket_over_http_2_becomes_an_upgrade() {
+    let server = serve(|_, mut client| {
+        let asked = client.head().unwrap().unwrap();
+        assert_eq!(asked.start, "GET /chat HTTP/1.1");
+        assert_eq!((asked.value("connection"), asked.value("upgrade")), (Some("upgrade"), Some("websocket")));
+        assert_eq!(asked.value("sec-websocket-key").unwrap().len(), 24);
+        assert_eq!(asked.value("sec-websocket-version"), Some("13"));
+        assert!(asked.value("x-forwarded-for").unwrap().starts_with("2001:2"));
+        client.send(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: x\r\n\r\n",
+        );
+        for _ in 0..3 {
+            let said = client.exactly(4).unwrap();
+            client.send(said);
+        }
+    });
+    let edge = start(&before(server.address));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        // The proxy says first that it may be asked so.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let asked = request(Method::CONNECT, "/chat")
+            .header("sec-websocket-version", "13")
+            .header("x-real-ip", "203.0.113.7")
+            .extension(Protocol::from_static("websocket"))
+            .body(body(&[], &[]));
+        let response = sender.send_request(asked.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        for gone in ["connection", "upgrade", "sec-websocket-accept"] {
+            assert!(!response.headers().contains_key(gone), "{gone}");
+        }
+        let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        for text in [b"ping", b"pong", b"\0\r\n\xff"] {
+            io.write_all(text).await.unwrap();
+            let mut heard = [0; 4];
+            io.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, text);
+        }
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+    });
+    assert!(edge.lines_when(1)[0].contains("\"CONNECT /chat HTTP/2.0\" 200 "));
+}
+
+#[test]
+fn a_tunnel_to_anywhere_is_refused() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let asked = Request::connect("example.com:80").body(body(&[], &[])).unwrap();
+        assert_eq!(sender.send_request(asked).await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    });
+}
+
+#[test]
+fn a_client_that_does_not_go_on_is_late_here_too() {
+    for config in [before_h2(Server::yes().address), before(crate::server::reply(|_| OK.into()).address)] {
+        let edge = start(&(config + "[deadlines]\nclient_idle = \"500ms\"\n"));
+        run(async {
+            let mut sender = connect_h2(edge.port).await;
+            let (say, said) = channel();
+            say.send(data("half")).await.unwrap();
+            let response = sender.send_request(request(Method::POST, "/").body(said).unwrap()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+            // The others on that connection have nothing to do with it.
+            let next = sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+            assert_eq!(next.status(), StatusCode::OK);
+        });
+    }
+}
+
+#[test]
+fn a_server_of_http_2_that_is_late_is_said_to_be() {
+    let address = serve_h2(async |_| std::future::pending().await);
+    let edge = start(&(before_h2(address) + "[deadlines]\nfirst_byte = \"500ms\"\n"));
+    assert_eq!(ask(edge.port, get("/", "")).status(), 504);
+}
+
+#[test]
+fn half_an_answer_is_not_taken_for_one() {
+    let closes = serve(|_, mut client| {
+        let _ = client.head();
+        client.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+    });
+    let resets = serve_h2(async |_| {
+        let said = [data("half")];
+        let broken = StreamBody::new(tokio_stream::iter(said));
+        let mut response = Response::new(BoxBody::new(broken));
+        // The body is shorter than that.
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("9"));
+        Ok(response)
+    });
+    for config in [before(closes.address), before_h2(resets)] {
+        let edge = start(&config);
+        run(async {
+            let mut sender = connect_h2(edge.port).await;
+            let asked = request(Method::GET, "/").body(body(&[], &[])).unwrap();
+            if let Ok(response) = sender.send_request(asked).await {
+                assert!(response.into_body().collect().await.is_err(), "{config}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_server_that_ends_its_connection_is_asked_on_another_one() {
+    let (stop, mut stopped) = mpsc::channel::<()>(1);
+    let address = run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = socket.accept().await.unwrap();
+                let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(body(&["yes"], &[]))));
+                let connection =
+                    http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+                let mut connection = std::pin::pin!(connection);
+                tokio::select! {
+                    _ = &mut connection => {}
+                    _ = stopped.recv() => {
+                        connection.as_mut().graceful_shutdown();
+                        let _ = connection.await;
+                    }
+                }
+            }
+        });
+        address
+    });
+    let edge = start(&before_h2(address));
+    for _ in 0..5 {
+        assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
+        run(stop.send(())).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
