@@ -40,3 +40,9 @@ mod http1;
 
 /// HTTP/2 on either side, and a protocol of the other version behind it.
 mod http2;
+
+/// TLS on both sides: protocols, certificates by name, of clients, and new ones.
+mod tls;
+
+/// gRPC: calls with one message and with many, in both directions at once, and how they end.
+mod grpc;
