@@ -87,14 +87,14 @@ async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<Heade
 }
 
 /// A server of HTTP/2 without TLS.
-struct Server {
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<(Parts, Bytes, Option<HeaderMap>)>>>,
 }
 
 impl Server {
     /// Hears all of a request, and says yes, with a trailer.
-    fn yes() -> Self {
+    pub(crate) fn yes() -> Self {
         let requests = Arc::<Mutex<Vec<_>>>::default();
         let heard = Arc::clone(&requests);
         let address = serve_h2(move |request| {
@@ -108,6 +108,11 @@ impl Server {
             }
         });
         Self { address, requests }
+    }
+
+    /// All that it has heard, as text.
+    pub(crate) fn heard(&self) -> String {
+        format!("{:?}", self.requests.lock().unwrap())
     }
 
     #[track_caller]

@@ -8,12 +8,16 @@ use std::{
     os::unix::net::UnixStream,
 };
 
+use http::Request;
+use http_body_util::BodyExt as _;
 use ipveil::headers::{Kind, Strip, known};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
     canaries::{Canaries, without_colors},
     client::{Client, connect, get},
     edge::{Edge, Setup, before, free_port},
+    http2,
     server::{Server, reply, serve, yes},
 };
 
@@ -65,6 +69,7 @@ fn scenario(more: &str, strip: &Strip) {
         }
     }
     said.insert("answers".to_owned(), answers);
+    said.insert("answers over HTTP/2".to_owned(), over_h2(edge.port, proxied, strip).into_bytes());
 
     for path in ["/metrics", "/healthz", "/readyz", "/bans", "/keys", "/203.0.113.77"] {
         said.insert(format!("admin {path}"), command(&edge, "GET", path));
@@ -90,8 +95,8 @@ fn scenario(more: &str, strip: &Strip) {
         }
     }
     let client = Canaries::new([IpAddr::from(V4), V6.into()]);
-    for (name, server) in servers.all() {
-        let heard = server.heard().concat();
+    let heard = servers.all().map(|(name, server)| (name, server.heard().concat()));
+    for (name, heard) in heard.into_iter().chain([("HTTP/2", servers.h2.heard().into_bytes())]) {
         assert!(!heard.is_empty(), "{name}");
         for found in client.find(&heard) {
             writeln!(leaks, "{name}: {found}: {}", line_with(&client, &heard, &found)).unwrap();
@@ -111,7 +116,9 @@ fn everybody_spoke(said: &BTreeMap<String, Vec<u8>>, servers: &Servers) {
         assert!(has("answers", &format!("HTTP/1.1 {status} ")), "{status}");
         assert!(has("access log", status), "{status}");
     }
-    assert!(has("own log", "TRACE"));
+    assert!(has("own log", "TRACE") && has("own log", "h2::"));
+    assert!(has("answers over HTTP/2", "status: 200") && has("answers over HTTP/2", "status: 502"));
+    assert!(servers.h2.heard().contains("\"x-forwarded-for\": \"2001:2"));
     assert!(has("access log", "/down?address="));
     assert!(has("admin /metrics", "ipveil_requests_total{status=\"2xx\"}"));
     assert!(has("admin ban", "no client has that name"));
@@ -133,6 +140,7 @@ struct Servers {
     announced_v2: Server,
     upgrades: Server,
     breaks: Server,
+    h2: http2::Server,
 }
 
 impl Servers {
@@ -161,6 +169,7 @@ impl Servers {
                     let _ = client.stream.stream.shutdown(std::net::Shutdown::Both);
                 }
             }),
+            h2: http2::Server::yes(),
         }
     }
 
@@ -194,6 +203,7 @@ fn start(servers: &Servers, more: &str) -> Edge {
         ("v2", format!("servers = [\"http://{}\"]\nproxy_protocol = 2", servers.announced_v2.address)),
         ("upgrades", format!("servers = [\"http://{}\"]", servers.upgrades.address)),
         ("breaks", format!("servers = [\"http://{}\"]", servers.breaks.address)),
+        ("h2", format!("servers = [\"h2c://{}\"]", servers.h2.address)),
         ("down", format!("servers = [\"http://127.0.0.1:{}\"]", free_port())),
     ] {
         writeln!(config, "[upstream.{name}]\n{settings}").unwrap();
@@ -282,6 +292,43 @@ fn requests(strip: &Strip) -> Vec<String> {
         format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{V4}"),
     ]);
     requests
+}
+
+/// The same over HTTP/2; gives all that is answered.
+fn over_h2(port: u16, proxied: u16, strip: &Strip) -> String {
+    let mut answers = String::new();
+    for (port, header) in [(port, None), (proxied, proxy_headers().pop())] {
+        http2::run(async {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            stream.write_all(&header.unwrap_or_default()).await.unwrap();
+            let mut sender = http2::over(stream).await;
+            for path in ["/", "/v1", "/v2", "/h2", "/breaks", "/down"] {
+                for (index, address) in [IpAddr::from(V4), V6.into()].into_iter().enumerate() {
+                    let uri = format!("http://example.com{path}?address={TEXT_V4}&{TEXT_V6}/");
+                    let mut request = Request::post(uri).header("x-forwarded-for", address.to_string());
+                    let removed = known().filter(|(name, ..)| strip.removes(&name.parse().unwrap()));
+                    for (name, ..) in removed.filter(|&(name, ..)| name != "via").skip(index * 40).take(40) {
+                        request = request
+                            .header(name, format!("{address}"))
+                            .header(name.replace('-', "_"), format!("{address}:{PORT}"));
+                    }
+                    request = request
+                        .header("user-agent", TEXT_V4.to_string())
+                        .header("referer", format!("http://[{TEXT_V6}]/"));
+                    let body =
+                        http2::body(&["x"], &[("x-real-ip", "203.0.113.77"), ("x-forwarded-for", "203.0.113.77")]);
+                    match sender.send_request(request.body(body).unwrap()).await {
+                        Ok(response) => {
+                            let (parts, body) = response.into_parts();
+                            writeln!(answers, "{parts:?} {:?}", body.collect().await).unwrap()
+                        }
+                        Err(error) => writeln!(answers, "{error:?}").unwrap(),
+                    }
+                }
+            }
+        });
+    }
+    answers
 }
 
 /// Who connects, as a proxy in front says.
