@@ -2,6 +2,8 @@
 
 #[cfg(feature = "proxy")]
 mod admin;
+#[cfg(feature = "audit")]
+mod audit;
 #[cfg(feature = "proxy")]
 mod bans;
 #[cfg(feature = "proxy")]
@@ -43,6 +45,8 @@ enum Command {
     Scrub(scrub::Arguments),
     #[cfg(feature = "proxy")]
     Proxy(proxy::Arguments),
+    #[cfg(feature = "audit")]
+    Audit(Box<audit::Arguments>),
     #[cfg(feature = "proxy")]
     Init(init::Arguments),
     #[cfg(feature = "proxy")]
@@ -73,6 +77,8 @@ fn main() -> ExitCode {
         Command::Scrub(arguments) => scrub::run(&arguments),
         #[cfg(feature = "proxy")]
         Command::Proxy(arguments) => proxy::run(arguments),
+        #[cfg(feature = "audit")]
+        Command::Audit(arguments) => audit::run(&arguments),
         #[cfg(feature = "proxy")]
         Command::Init(arguments) => init::run(&arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "proxy")]

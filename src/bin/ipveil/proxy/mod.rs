@@ -21,7 +21,7 @@ mod per_client;
 mod record;
 mod service;
 mod site;
-mod tls;
+pub(crate) mod tls;
 mod tunnel;
 mod upstream;
 mod watch;

@@ -1,8 +1,8 @@
 //! `ipveil scrub`: logs without addresses.
 
-mod codec;
+pub(crate) mod codec;
 mod days;
-mod files;
+pub(crate) mod files;
 mod follow;
 mod pipeline;
 mod running;

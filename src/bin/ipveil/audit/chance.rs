@@ -1,0 +1,124 @@
+//! How often what has few bits turns up by chance.
+//!
+//! Four bytes are found in a gigabyte of random data some times, and one of a thousand values of four bytes some hundred
+//! times. So what they could be part of is counted, and a find counts only if there are more than chance explains.
+
+use std::ops::AddAssign;
+
+use super::{forms::Class, index::Index};
+
+/// What there was in a text that could be a value of few bits.
+#[derive(Clone)]
+pub(crate) struct Counts {
+    // Of data that is no text: how often each byte was there.
+    bytes: [u64; 256],
+    words: [u64; Class::ALL.len()],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { bytes: [0; 256], words: [0; Class::ALL.len()] }
+    }
+}
+
+impl Counts {
+    /// Data that is no text.
+    pub(crate) fn add_bytes(&mut self, data: &[u8]) {
+        // Four at a time, since equal bytes wait for each other.
+        let mut counts = [[0_u32; 256]; 4];
+        for chunk in data.chunks(4) {
+            for (count, &byte) in counts.iter_mut().zip(chunk) {
+                count[usize::from(byte)] += 1;
+            }
+        }
+        for (byte, total) in self.bytes.iter_mut().enumerate() {
+            *total += counts.iter().map(|count| u64::from(count[byte])).sum::<u64>();
+        }
+    }
+
+    pub(crate) fn add_words(&mut self, class: Class, number: u64) {
+        self.words[class as usize] += number;
+    }
+
+    /// The words in a sample, which stand for `times` as many.
+    pub(crate) fn add_sample(&mut self, sample: &[u8], times: u64) {
+        let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/_".contains(byte);
+        for word in sample.split(|byte| !is_word(byte)).filter(|word| !word.is_empty()) {
+            let word = word.strip_prefix(b"0x").unwrap_or(word);
+            let digits = word.iter().all(u8::is_ascii_digit);
+            let class = match word.len() {
+                2 if word.iter().all(u8::is_ascii_hexdigit) => Class::HexPairs,
+                6 => Class::Base64Word,
+                8 if !digits && word.iter().all(u8::is_ascii_hexdigit) => Class::HexWord,
+                8 if digits => {
+                    self.add_words(Class::HexWord, times);
+                    Class::Number
+                }
+                9..=12 if digits => Class::Number,
+                _ => continue,
+            };
+            self.add_words(class, times);
+        }
+    }
+
+    /// How many finds of a class chance explains. At least as many as in random data.
+    pub(crate) fn expected(&self, class: Class, index: &Index) -> f64 {
+        let patterns = index.of_class(class);
+        let bits_32 = f64::from(u32::MAX);
+        match class {
+            Class::RawAddress | Class::RawDigest => {
+                let total = self.bytes.iter().sum::<u64>() as f64;
+                let frequency = |byte: u8| (self.bytes[usize::from(byte)] as f64 / total).max(1.0 / 256.0);
+                let chance = |bytes: &[u8]| bytes.iter().map(|&byte| frequency(byte)).product::<f64>();
+                if total == 0.0 { 0.0 } else { total * patterns.map(chance).sum::<f64>() }
+            }
+            _ => self.words[class as usize] as f64 * patterns.count() as f64 / bits_32,
+        }
+    }
+}
+
+impl AddAssign<&Self> for Counts {
+    fn add_assign(&mut self, other: &Self) {
+        self.bytes.iter_mut().zip(&other.bytes).for_each(|(count, other)| *count += other);
+        self.words.iter_mut().zip(&other.words).for_each(|(count, other)| *count += other);
+    }
+}
+
+/// Whether chance explains so many finds: it gives as many in more than one case of a hundred.
+pub(crate) fn explains(expected: f64, found: u64) -> bool {
+    const RARE: f64 = 0.01;
+    if found == 0 || expected <= 0.0 {
+        return found == 0;
+    }
+    if expected > 100.0 {
+        return (found as f64 - expected) / expected.sqrt() < 3.0;
+    }
+    // Poisson: one minus the chance of fewer.
+    let mut term = (-expected).exp();
+    let mut fewer = 0.0;
+    for number in 0..found {
+        fewer += term;
+        term *= expected / (number + 1) as f64;
+        if term < f64::MIN_POSITIVE {
+            break;
+        }
+    }
+    1.0 - fewer > RARE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_find_counts_where_hardly_any_is_expected() {
+        assert!(!explains(0.0001, 1));
+        assert!(explains(0.5, 1));
+        assert!(!explains(0.5, 10));
+        assert!(explains(50.0, 60));
+        assert!(!explains(50.0, 200));
+        assert!(explains(10_000.0, 10_100));
+        assert!(!explains(10_000.0, 20_000));
+        assert!(explains(0.0, 0));
+    }
+}

@@ -1,0 +1,378 @@
+//! `ipveil audit`: looks for leaks in a deployment.
+//!
+//! ```text
+//!  canaries ─► send ─► the deployment ─► logs, answers, memory, …
+//!     │                                        │
+//!     └─► forms ─► index ─────────────────► search ─► chance ─► report
+//! ```
+
+mod canary;
+mod chance;
+mod forms;
+mod index;
+mod memory;
+mod report;
+mod search;
+mod send;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use http::{HeaderName, HeaderValue, Uri};
+
+use self::{
+    canary::{Canaries, Canary},
+    memory::Memory,
+    report::{Answer, Report, Searched},
+    search::{Outcome, Searcher},
+    send::{ProxyProtocol, Shot, Style, Target},
+};
+use crate::{
+    config::{Server, Text},
+    scrub::{
+        codec,
+        files::{self, Input},
+    },
+};
+
+/// Looks for leaks in a deployment: sends clients' addresses by every path, and searches for them in every form.
+///
+/// The addresses are made up for each run, from the ranges for documentation, and go to the target in PROXY headers, in each header that is
+/// known to carry one, in malformed ones, and with requests that fail. Then logs, answers, metrics and memory are searched
+/// for each of them as text, as number, as bytes, encoded, and hashed without a key.
+#[derive(Args)]
+#[command(after_help = "\
+Exit codes: 0 nothing was found; 1 an address was found; 2 something went wrong, so that not all was searched.
+
+Examples:
+  ipveil audit --target http://127.0.0.1:8080 --search /var/log/app /var/log/ipveil --fetch http://127.0.0.1:9090/metrics
+  journalctl -o export --since today | ipveil audit --target https://example.com --stdin
+  pg_dump app | ipveil audit --search-only 198.51.100.23 --stdin --junit audit.xml
+
+Compressed files are gzip or zstd. What a database or a journal compresses by itself is not looked into: dump it, or export it.
+Values of 32 bits turn up in large binary data by chance. Where that explains them, they are shown as possible, and the
+exit code is 0. The memory of a process has to be read as root, or with CAP_SYS_PTRACE.")]
+pub(crate) struct Arguments {
+    /// What to send to: http://HOST:PORT, https://HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "URL", required_unless_present = "search_only")]
+    target: Option<Text<Server>>,
+    /// The target wants a PROXY header on each connection.
+    #[arg(long, value_enum, value_name = "VERSION", requires = "target")]
+    proxy_protocol: Option<ProxyProtocol>,
+    /// What to ask for: best a page that the application makes itself.
+    #[arg(long, value_name = "PATH", default_value = "/", value_parser = path)]
+    path: String,
+    /// The name to ask for, instead of the target's own.
+    #[arg(long, value_name = "NAME", requires = "target")]
+    host: Option<String>,
+    /// A header for each request, such as a session's. Can be given several times.
+    #[arg(long, short = 'H', value_name = "NAME: VALUE", requires = "target", value_parser = header)]
+    header: Vec<(HeaderName, HeaderValue)>,
+    /// Sends addresses in a query string, too, under this name. Those are the application's own affair.
+    #[arg(long, value_name = "NAME", requires = "target", value_parser = word)]
+    query: Option<String>,
+    /// Roots to check certificates with, in PEM, instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// How long an answer may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
+    /// How long to wait at most for what was sent to be written, in seconds. It is over when files no longer grow.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=600))]
+    wait: u64,
+
+    /// Sends nothing, and searches for these: they are not shown.
+    #[arg(long, value_name = "ADDRESS", num_args = 1.., conflicts_with = "target")]
+    search_only: Vec<IpAddr>,
+
+    /// Files, directories, or patterns: logs, journals, dumps, captures.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    search: Vec<PathBuf>,
+    /// What a server answers there: http://HOST:PORT/metrics, an upstream that shows what it got.
+    #[arg(long, value_name = "URL", num_args = 1.., value_parser = page)]
+    fetch: Vec<Page>,
+    /// The memory of a process.
+    #[arg(long, value_name = "PID", num_args = 1..)]
+    pid: Vec<u32>,
+    /// Standard input, to its end.
+    #[arg(long)]
+    stdin: bool,
+
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Writes the report as JUnit XML, too.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+fn path(text: &str) -> Result<String> {
+    let is_path = text.starts_with('/') && text.parse::<Uri>().is_ok();
+    if is_path { Ok(text.to_owned()) } else { bail!("expected a path, such as /login") }
+}
+
+fn word(text: &str) -> Result<String> {
+    let is_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    if is_word { Ok(text.to_owned()) } else { bail!("expected letters, digits, _, - and .") }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':').context("expected NAME: VALUE")?;
+    let name = name.trim().parse().context("expected the name of a header before the colon")?;
+    let value = value.trim().parse().context("expected the value of a header behind the colon")?;
+    Ok((name, value))
+}
+
+/// Something to fetch.
+#[derive(Clone)]
+struct Page {
+    server: Server,
+    path: String,
+    text: String,
+}
+
+fn page(text: &str) -> Result<Page> {
+    const EXPECTED: &str = "expected http://HOST:PORT/PATH or https://HOST:PORT/PATH";
+    let uri: Uri = text.parse().ok().context(EXPECTED)?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { bail!(EXPECTED) };
+    let server = format!("{scheme}://{authority}").parse().ok().context(EXPECTED)?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    Ok(Page { server, path, text: text.to_owned() })
+}
+
+const FOUND: u8 = 1;
+const FAILED: u8 = 2;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let Arguments { search, fetch, pid, stdin, .. } = arguments;
+    if search.is_empty() && fetch.is_empty() && pid.is_empty() && !stdin {
+        bail!("there is nothing to search (expected --search, --fetch, --pid or --stdin)");
+    }
+    let inputs = if search.is_empty() { Vec::new() } else { files::inputs(search)? };
+    let mut audit = match &arguments.target {
+        Some(server) => sent(arguments, &server.0)?,
+        None => known(&arguments.search_only)?,
+    };
+    audit.search(arguments, &inputs);
+    let report = audit.report;
+
+    let text = match arguments.json {
+        true => format!("{:#}\n", report.json()),
+        false => report.human(),
+    };
+    if let Some(path) = &arguments.junit {
+        fs::write(path, report.junit()).with_context(|| path.display().to_string())?;
+    }
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(match (report.has_findings(), report.trouble.is_empty()) {
+        (true, _) => ExitCode::from(FOUND),
+        (false, false) => ExitCode::from(FAILED),
+        (false, true) => ExitCode::SUCCESS,
+    })
+}
+
+/// Knows what to look for, and what has been found.
+struct Audit {
+    searcher: Searcher,
+    report: Report,
+}
+
+/// The addresses are the user's own.
+fn known(addresses: &[IpAddr]) -> Result<Audit> {
+    let mut canaries: Vec<Canary> = Vec::new();
+    for (number, address) in addresses.iter().enumerate() {
+        let address = address.to_canonical();
+        let is_nobodys = address.is_unspecified() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] >= 240);
+        if is_nobodys {
+            bail!("--search-only: address {} is nobody's (expected a client's)", number + 1);
+        }
+        canaries.push(Canary { address, path: format!("address {}", number + 1) });
+    }
+    Audit::new(canaries, false)
+}
+
+/// Sends them all.
+fn sent(arguments: &Arguments, server: &Server) -> Result<Audit> {
+    let timeout = Duration::from_secs(arguments.timeout);
+    let target = Target::new(server, arguments.ca.as_deref(), timeout)?;
+    let own = server.to_string();
+    let style = Style {
+        host: arguments.host.as_deref().unwrap_or(if own.starts_with("unix:") { "localhost" } else { &own }),
+        path: &arguments.path,
+        extra: &arguments.header,
+        query: arguments.query.as_deref(),
+        proxy_protocol: arguments.proxy_protocol,
+        is_loopback: target.is_loopback(),
+    };
+    let greeting = target.shoot(&Shot::greeting(&style)).with_context(|| format!("{own}: can't be reached"))?;
+    if status(&greeting).is_none() {
+        bail!("{own}: does not answer in HTTP/1.1 (expected that; is it --proxy-protocol that is missing, or https?)");
+    }
+    let mut canaries = Canaries::new()?;
+    let shots = send::plan(&style, &mut canaries)?;
+    let mut audit = Audit::new(canaries.into_list(), true)?;
+    audit.shoot(&target, &shots);
+    Ok(audit)
+}
+
+/// Of an HTTP/1 answer.
+fn status(answer: &[u8]) -> Option<u16> {
+    let rest = answer.strip_prefix(b"HTTP/1.")?;
+    std::str::from_utf8(rest.get(2..5)?).ok()?.parse().ok()
+}
+
+impl Audit {
+    fn new(canaries: Vec<Canary>, are_made_up: bool) -> Result<Self> {
+        let addresses: Vec<_> = canaries.iter().map(|canary| canary.address).collect();
+        let searcher = Searcher::new(&addresses)?;
+        let report =
+            Report { canaries, are_made_up, answers: BTreeMap::new(), searched: Vec::new(), trouble: Vec::new() };
+        Ok(Self { searcher, report })
+    }
+
+    /// Several at a time, and searches what comes back.
+    fn shoot(&mut self, target: &Target, shots: &[Shot]) {
+        const AT_ONCE: usize = 4;
+        let next = AtomicUsize::new(0);
+        let answers = Mutex::new((Outcome::default(), BTreeMap::new()));
+        let searcher = &self.searcher;
+        let work = || {
+            while let Some(shot) = shots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let answer = target.shoot(shot);
+                let kind = match &answer {
+                    Ok(answer) => status(answer).map_or(Answer::Closed, Answer::Status),
+                    // Whoever refuses may close before it has read all.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Answer::Closed,
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Answer::Closed,
+                    Err(_) => Answer::Unreachable,
+                };
+                let found =
+                    searcher.search(answer.unwrap_or_default().as_slice(), Some(shot.path.as_str().into()), 0, 1);
+                let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+                *answers.1.entry(kind).or_insert(0) += 1;
+                // What is in memory already can be read.
+                if let Ok(found) = found {
+                    answers.0 += found;
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(work);
+            }
+        });
+        let (outcome, answers) = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = answers.get(&Answer::Unreachable) {
+            self.report.trouble.push(format!("the target: could not be reached {count} times, so not all was sent"));
+        }
+        if let Some(count) = answers.get(&Answer::Status(429)) {
+            let text =
+                format!("the target: answered {count} times with 429, so not all went through (raise its limits)");
+            self.report.trouble.push(text);
+        }
+        self.report.answers = answers;
+        self.add("the target's answers".to_owned(), outcome, false);
+    }
+
+    fn add(&mut self, name: String, outcome: Outcome, is_memory: bool) {
+        let finds = self.searcher.judge(&outcome);
+        self.report.searched.push(Searched { name, bytes: outcome.bytes, is_memory, finds });
+    }
+
+    fn search(&mut self, arguments: &Arguments, inputs: &[Input]) {
+        if arguments.target.is_some() {
+            settle(inputs, Duration::from_secs(arguments.wait));
+        }
+        for page in &arguments.fetch {
+            let outcome = self.fetch(arguments, page);
+            self.note(&page.text, outcome, false);
+        }
+        for input in inputs {
+            let outcome = self.read(input);
+            self.note(&input.name(), outcome, false);
+        }
+        for &process in &arguments.pid {
+            let outcome = self.remember(process);
+            self.note(&format!("memory of process {process}"), outcome, true);
+        }
+        if arguments.stdin && !inputs.iter().any(|input| matches!(input, Input::Standard)) {
+            let outcome = self.read(&Input::Standard);
+            self.note("standard input", outcome, false);
+        }
+    }
+
+    fn note(&mut self, name: &str, outcome: Result<Outcome>, is_memory: bool) {
+        match outcome {
+            Ok(outcome) => self.add(name.to_owned(), outcome, is_memory),
+            Err(error) => self.report.trouble.push(format!("{error:#}")),
+        }
+    }
+
+    fn read(&self, input: &Input) -> Result<Outcome> {
+        let name = || input.name();
+        let (_, reader) = codec::decode(input.open()?).with_context(name)?;
+        self.searcher.search_all(reader).with_context(name)
+    }
+
+    fn fetch(&self, arguments: &Arguments, page: &Page) -> Result<Outcome> {
+        let target = Target::new(&page.server, arguments.ca.as_deref(), Duration::from_secs(arguments.timeout))?;
+        let shot = Shot::page(&page.server.to_string(), &page.path);
+        let answer = target.shoot(&shot).with_context(|| format!("{}: can't be reached", page.text))?;
+        match status(&answer) {
+            Some(200) => Ok(self.searcher.search_all(answer.as_slice())?),
+            Some(status) => bail!("{}: answers with status {status} (expected 200)", page.text),
+            None => bail!("{}: does not answer in HTTP/1", page.text),
+        }
+    }
+
+    fn remember(&self, process: u32) -> Result<Outcome> {
+        let memory = Memory::of(process)?;
+        let mut all = Outcome::default();
+        for region in &memory.regions {
+            let found = self.searcher.search(
+                memory.read(region),
+                Some(region.name.clone()),
+                region.start,
+                if region.end - region.start > 1024 * 1024 { self.searcher.threads() } else { 1 },
+            );
+            match found {
+                Ok(found) => all += found,
+                // It is gone, or even root can't read it.
+                Err(_) => continue,
+            }
+        }
+        if all.bytes == 0 {
+            bail!("the memory of process {process} can't be read (expected to be root, or to have CAP_SYS_PTRACE)");
+        }
+        Ok(all)
+    }
+}
+
+/// Waits until files no longer grow: most programs write what they log when there is enough of it, or every second.
+fn settle(inputs: &[Input], longest: Duration) {
+    const STILL: Duration = Duration::from_millis(1500);
+    let size = || inputs.iter().filter_map(|input| Some(fs::metadata(input.path()).ok()?.len())).sum::<u64>();
+    let start = Instant::now();
+    let (mut last, mut since) = (size(), start);
+    while start.elapsed() < longest && since.elapsed() < STILL {
+        thread::sleep(Duration::from_millis(100));
+        let now = size();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+}
