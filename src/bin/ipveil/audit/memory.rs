@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-/// A part of it that can be read, and what it is for: `[heap]`, `[stack]`, `anonymous`, or a file.
+/// A part of it that can be read and could have been written to, and what it is for: `[heap]`, `[stack]`, `anonymous`, or a file.
 pub(crate) struct Region {
     pub(crate) name: Arc<str>,
     pub(crate) start: u64,
@@ -65,8 +65,11 @@ impl Read for Reader<'_> {
 fn region(line: &str) -> Option<Region> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
-    let can_be_read = fields.next()?.starts_with('r');
-    let name = fields.nth(3).unwrap_or("anonymous");
+    let rights = fields.next()?.as_bytes();
+    let is_files = fields.nth(2)? != "0";
+    let name = fields.next().unwrap_or("anonymous");
+    // Of a file that is not written to: a program, with the examples in its manual.
+    let can_be_read = rights.starts_with(b"r") && (rights.starts_with(b"rw") || !is_files);
     // The kernel's own, which nobody else can write to.
     let is_kernels = name.starts_with("[vvar") || name == "[vsyscall]" || name == "[vdso]";
     let hex = |text| u64::from_str_radix(text, 16).ok();
@@ -85,6 +88,8 @@ mod tests {
         assert_eq!(&*region("7f00-7f10 rw-p 00000000 00:00 0").unwrap().name, "anonymous");
         assert!(region("7f00-7f10 ---p 00000000 00:00 0").is_none());
         assert!(region("7f00-7f10 r--p 00000000 00:00 0 [vvar]").is_none());
+        assert!(region("7f00-7f10 r--p 00000000 08:01 4711 /usr/bin/ipveil").is_none());
+        assert_eq!(&*region("7f00-7f10 rw-p 00000000 08:01 4711 /usr/bin/ipveil").unwrap().name, "/usr/bin/ipveil");
         assert!(region("nonsense").is_none());
     }
 }

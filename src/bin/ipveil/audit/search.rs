@@ -130,6 +130,10 @@ impl Searcher {
 
     fn search_piece(&self, piece: &Piece, hits: &mut Vec<Hit>, outcome: &mut Outcome) {
         let whole = &piece.text[..piece.text.len() - PADDING];
+        // Memory that was never used, and there is much of it.
+        if whole.iter().fold(0, |any, byte| any | byte) == 0 {
+            return;
+        }
         let literals = self.spelled.search(whole, &piece.main, hits);
         // Eight groups of an address could be those of another.
         outcome.counts.add_words(Class::Literal, literals * 8);
