@@ -504,3 +504,20 @@ fn what_a_query_says_reaches_the_application_and_not_the_log() {
         );
     }
 }
+
+#[test]
+fn no_address_is_left_in_the_proxys_memory() {
+    for (listener, client, more) in [
+        ("", "source = \"x-forwarded-for\"\ntrusted = [\"127.0.0.1\"]", &[][..]),
+        ("proxy_protocol = \"required\"", "trusted = [\"loopback\"]", &["--proxy-protocol", "v2"]),
+    ] {
+        let deployment = Deployment::start(listener, client);
+        let process = deployment.proxy.id().to_string();
+        let (found, code) = deployment.audit(&[&["--pid", &process], more].concat());
+        if found["trouble"].to_string().contains("CAP_SYS_PTRACE") {
+            return;
+        }
+        // All connections are closed.
+        assert_eq!((&found["findings"], code), (&Value::Array(vec![]), 0));
+    }
+}

@@ -28,6 +28,7 @@ use super::{
     site::{self, CONNECTIONS, Site},
     watch,
 };
+use crate::wipe::wipe_stack;
 
 /// What a thread is told.
 pub(crate) enum Message {
@@ -110,7 +111,7 @@ impl Workers {
                 listening: JoinSet::new(),
                 sockets: Vec::new(),
             };
-            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = runtime::Builder::new_current_thread().enable_all().on_thread_park(wipe_stack).build()?;
             let site = Arc::clone(site);
             let run = move || {
                 INDEX.set(index);
@@ -260,13 +261,14 @@ impl Accept {
     async fn tcp(self, socket: TcpListener) {
         loop {
             self.wait_for_room().await;
-            match socket.accept().await {
-                Ok((stream, address)) => {
-                    // What is written is complete, so there is nothing to wait for.
-                    let _ = stream.set_nodelay(true);
-                    self.serve(stream, address.into());
-                }
-                Err(error) => self.failed(&error).await,
+            // At once, so that the address is not in here until the next connection.
+            let served = socket.accept().await.map(|(stream, address)| {
+                // What is written is complete, so there is nothing to wait for.
+                let _ = stream.set_nodelay(true);
+                self.serve(stream, address.into());
+            });
+            if let Err(error) = served {
+                self.failed(&error).await;
             }
         }
     }
