@@ -45,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) deadlines: Deadlines,
     /// Threads that serve; as many as there are cores, if 0.
     pub(crate) threads: usize,
+    pub(crate) memory: Memory,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -250,6 +251,14 @@ pub(crate) struct Admin {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Geo {
     pub(crate) database: PathBuf,
+}
+
+/// What is done so that nothing of a request is left in memory.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Memory {
+    /// Overwrites memory before it is given back, and the stacks of threads that wait.
+    pub(crate) wipe: bool,
 }
 
 /// CIDRs, here and in files of one for each line.
@@ -585,6 +594,12 @@ fn slash() -> String {
 
 fn five_seconds() -> Duration {
     Duration::from_secs(5)
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { wipe: true }
+    }
 }
 
 impl Default for Privacy {

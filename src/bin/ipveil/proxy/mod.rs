@@ -63,7 +63,10 @@ use self::{
     site::{Lasting, Site},
     worker::{Message, Workers},
 };
-use crate::config::{self, Address, Config, Key, Server, Text};
+use crate::{
+    config::{self, Address, Config, Key, Server, Text},
+    wipe,
+};
 
 /// Puts an edge in front of a server: requests go on with a pseudonym in place of the client's address.
 #[derive(clap::Args)]
@@ -126,6 +129,9 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Opens all that the configuration names, and serves.
     pub(crate) fn start(config: Config, path: Option<PathBuf>) -> anyhow::Result<Self> {
+        if config.memory.wipe {
+            wipe::turn_on();
+        }
         let count = match config.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             count => count,
@@ -259,6 +265,7 @@ impl Proxy {
             ("keys", config.keys == self.config.keys),
             ("threads", config.threads == self.config.threads),
             ("admin", config.admin == self.config.admin),
+            ("memory", config.memory == self.config.memory),
         ] {
             if !is_same {
                 tracing::warn!(key, "this changes with a restart only");
