@@ -72,7 +72,12 @@ fn main() -> ExitCode {
     // One for all that speaks TLS here. There is no other yet.
     #[cfg(feature = "proxy")]
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let result = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    #[cfg(feature = "proxy")]
+    if !matches!(command, Command::Proxy(_) | Command::Demo(_)) {
+        wipe::turn_off();
+    }
+    let result = match command {
         Command::Explain(arguments) => explain::run(arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "redis")]
         Command::Keys(arguments) => keys::run(&arguments),

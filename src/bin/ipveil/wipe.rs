@@ -8,11 +8,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering, compiler_fence},
 };
 
-static IS_ON: AtomicBool = AtomicBool::new(false);
+static IS_ON: AtomicBool = AtomicBool::new(true);
 
-/// From here on, in the whole process: what other commands hold is what they print anyway, and nobody's address.
-pub(crate) fn turn_on() {
-    IS_ON.store(true, Ordering::Relaxed);
+/// From here on, in the whole process: for commands that hold what they print anyway, and for who wants it so.
+pub(crate) fn turn_off() {
+    IS_ON.store(false, Ordering::Relaxed);
 }
 
 /// Overwrites everything before it goes back to `A`.

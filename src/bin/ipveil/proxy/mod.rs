@@ -129,8 +129,8 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Opens all that the configuration names, and serves.
     pub(crate) fn start(config: Config, path: Option<PathBuf>) -> anyhow::Result<Self> {
-        if config.memory.wipe {
-            wipe::turn_on();
+        if !config.memory.wipe {
+            wipe::turn_off();
         }
         let count = match config.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
