@@ -157,12 +157,9 @@ impl<S: Read + Write> Client<S> {
 
     /// Whether the connection ends, and nothing comes before that.
     pub(crate) fn is_closed(&mut self) -> bool {
-        loop {
-            match self.more() {
-                Ok(true) => return false,
-                Ok(false) => return true,
-                Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
-            }
+        match self.more() {
+            Ok(more) => !more,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
         }
     }
 

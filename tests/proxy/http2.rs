@@ -221,7 +221,7 @@ fn a_client_of_http_1_asks_a_server_of_http_2() {
 #[test]
 fn one_connection_has_many_requests_at_a_time() {
     let server = Server::yes();
-    let edge = start(&(before_h2(server.address) + "[limits]\nstreams = 20\n"));
+    let edge = start(&before_h2(server.address));
     run(async {
         let sender = connect_h2(edge.port).await;
         let mut tasks = tokio::task::JoinSet::new();
