@@ -479,3 +479,31 @@ fn another_server_is_asked_if_one_is_not_there() {
         }
     }
 }
+
+#[test]
+fn an_answer_that_can_be_read_in_two_ways_is_not_passed_on_so() {
+    for (said, status) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nyes", 200),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 3, 3\r\n\r\nyes", 200),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nyes!", 502),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\n\r\n", 200),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n3\r\nyes\r\n0\r\n\r\n", 200),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\nx: a\0b\r\n\r\nyes", 502),
+        ("HTTP/1.1 200 OK\r\ncontent-length : 3\r\n\r\nyes", 502),
+        ("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes", 200),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes", 200),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nyes", 200),
+    ] {
+        let server = crate::server::answer(said);
+        let edge = start(&before(server.address));
+        // Twice, since the first may leave something behind.
+        for _ in 0..2 {
+            let answer = ask(edge.port, get("/", "connection: close\r\n"));
+            let text = if status == 200 { "yes" } else { "502 Bad Gateway\n" };
+            let is_refused = answer.status() == 502;
+            assert!(is_refused || (answer.status(), answer.text()) == (status, text), "{said:?}: {answer:?}");
+            let has = |name| !answer.values(name).is_empty();
+            assert!(!(has("content-length") && has("transfer-encoding")), "{answer:?}");
+        }
+    }
+}

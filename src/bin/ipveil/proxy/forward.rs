@@ -89,6 +89,7 @@ async fn forward(
     }
     let mut response = exchange(site, upstream, pending).await?;
     hop_by_hop(response.headers_mut(), |_| false);
+    one_length(response.headers_mut());
     // A client of HTTP/1.0 that wants to keep its connection is told so only in an answer that could be of HTTP/1.1.
     *response.version_mut() = version.max(Version::HTTP_11);
     Ok(response)
@@ -193,6 +194,17 @@ fn keep_trailers(headers: &mut HeaderMap) {
     headers.remove(TE);
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Says once what a server says several times: RFC 9110, 8.6. That all say the same was seen when it was read.
+fn one_length(headers: &mut HeaderMap) {
+    let is_one = |length: &HeaderValue| !length.as_bytes().contains(&b',');
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next().filter(|first| lengths.next().is_some() || !is_one(first)) else { return };
+    let length = first.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
+    if let Ok(length) = HeaderValue::from_bytes(length) {
+        headers.insert(CONTENT_LENGTH, length);
     }
 }
 
