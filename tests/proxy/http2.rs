@@ -430,3 +430,44 @@ fn a_server_that_ends_its_connection_is_asked_on_another_one() {
         std::thread::sleep(Duration::from_millis(30));
     }
 }
+
+#[test]
+fn who_does_not_read_is_cut_off_here_too() {
+    let (end, ended) = std::sync::mpsc::channel();
+    let server = serve(move |_, mut client| {
+        let _ = client.head();
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n");
+        let piece = vec![b'x'; 1 << 16];
+        while std::io::Write::write_all(&mut client.stream, &piece).is_ok() {}
+        let _ = end.send(());
+    });
+    let edge = start(&(before(server.address) + "[deadlines]\nclient_idle = \"500ms\"\n"));
+    let response = run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let response = sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+        (sender, response)
+    });
+    ended.recv_timeout(SOON / 2).unwrap();
+    drop(response);
+}
+
+#[test]
+fn who_reads_slowly_is_not_cut_off() {
+    let server = answer(format!("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n{}", "x".repeat(1_000_000)));
+    let edge = start(&(before(server.address) + "[deadlines]\nclient_idle = \"700ms\"\n"));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let response = sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+        let mut answer = response.into_body();
+        let mut length = 0;
+        while let Some(frame) = answer.frame().await {
+            length += frame.unwrap().into_data().unwrap().len();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        assert_eq!(length, 1_000_000);
+        // And nothing is held against it afterwards.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let next = sender.send_request(request(Method::HEAD, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+        assert_eq!(next.status(), StatusCode::OK);
+    });
+}

@@ -51,6 +51,8 @@ struct State {
     serves_h1: AtomicBool,
     in_head: AtomicBool,
     is_stalled: AtomicBool,
+    // Parts of answers that HTTP/2 was given, and for which the client has made no room yet.
+    handed: AtomicU32,
     // In milliseconds, so that they can change with the configuration.
     head: AtomicU32,
     idle: AtomicU32,
@@ -75,7 +77,31 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// A part of an answer was given to HTTP/2, which asks for the next one when the client has room for it.
+    pub(crate) fn handed(&self) {
+        self.state.handed.fetch_add(1, Relaxed);
+        self.watch.within(Due::Progress, millis(&self.state.stall));
+    }
+
+    /// The client had room for it, or nobody wants it any more.
+    pub(crate) fn taken(&self) {
+        self.state.handed.fetch_sub(1, Relaxed);
+        if !self.state.is_stalled.load(Relaxed) {
+            self.state.progressed();
+        }
+    }
+}
+
 impl State {
+    /// Whoever takes something has time anew for the rest.
+    fn progressed(&self) {
+        match self.handed.load(Relaxed) {
+            0 => self.watch.done(Due::Progress),
+            _ => self.watch.within(Due::Progress, millis(&self.stall)),
+        }
+    }
+
     fn adopt(&self, site: &Site) {
         let store = |to: &AtomicU32, time: Duration| {
             to.store(u32::try_from(time.as_millis()).unwrap_or(u32::MAX), Relaxed);
@@ -109,6 +135,7 @@ pub(crate) async fn serve<S>(
         serves_h1: AtomicBool::new(false),
         in_head: AtomicBool::new(false),
         is_stalled: AtomicBool::new(false),
+        handed: AtomicU32::new(0),
         head: AtomicU32::new(0),
         idle: AtomicU32::new(0),
         stall: AtomicU32::new(0),
@@ -449,7 +476,7 @@ impl<S: AsyncWrite + Unpin> Io<S> {
             }
             false if state.is_stalled.load(Relaxed) => {
                 state.is_stalled.store(false, Relaxed);
-                state.watch.done(Due::Progress);
+                state.progressed();
             }
             _ => {}
         }

@@ -131,7 +131,7 @@ where
         if let Some(entry) = &mut entry {
             entry.status = Some(response.status());
         }
-        Poll::Ready(Ok(response.map(|body| RecordedBody { body, entry })))
+        Poll::Ready(Ok(response.map(|body| RecordedBody { body, entry, is_handed: false })))
     }
 }
 
@@ -139,6 +139,26 @@ where
 pub(crate) struct RecordedBody {
     body: ResponseBody,
     entry: Option<Box<Entry>>,
+    is_handed: bool,
+}
+
+impl RecordedBody {
+    // On HTTP/1 the socket itself says whether the client takes anything.
+    fn set_handed(&mut self, is_handed: bool) {
+        let connection = self.entry.as_ref().map(|entry| &entry.connection).filter(|connection| connection.is_h2);
+        if let Some(connection) = connection
+            && is_handed != self.is_handed
+        {
+            self.is_handed = is_handed;
+            if is_handed { connection.handed() } else { connection.taken() }
+        }
+    }
+}
+
+impl Drop for RecordedBody {
+    fn drop(&mut self) {
+        self.set_handed(false);
+    }
 }
 
 impl Body for RecordedBody {
@@ -149,7 +169,9 @@ impl Body for RecordedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.set_handed(false);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.set_handed(matches!(frame, Some(Ok(_))));
         if let (Some(Ok(frame)), Some(entry)) = (&frame, &mut self.entry) {
             entry.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
