@@ -160,3 +160,30 @@ fn commands_are_taken_on_a_unix_socket_only() {
     assert_eq!(status("POST", "/keys/rotate"), 403);
     assert_eq!(status("GET", "/nothing"), 404);
 }
+
+#[test]
+fn a_ban_outlives_a_key_while_the_client_keeps_coming() {
+    let server = yes();
+    let config =
+        before(server.address) + BEHIND + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n[keys]\nperiod = \"3s\"\n";
+    let edge = start(&config);
+    let ban = || {
+        from(&edge, "203.0.113.7", "cookie: sid=1\r\n");
+        let lines = edge.lines();
+        let name = lines.last()?.split(' ').next()?.to_owned();
+        (command(&edge, "POST", &format!("/bans?name={name}&seconds=600")).0 == 200).then_some(())
+    };
+    until(ban);
+    let minted = || edge.log().matches("key minted").count();
+    let before = minted();
+    let mut asked = 0;
+    until(|| {
+        asked += 1;
+        assert_eq!(from(&edge, "203.0.113.7", "cookie: sid=1\r\n").status(), 403, "after {asked}");
+        (minted() >= before + 2).then_some(())
+    });
+    for _ in 0..20 {
+        assert_eq!(from(&edge, "203.0.113.7", "").status(), 403);
+    }
+    assert_eq!(from(&edge, "203.0.113.8", "").status(), 200);
+}

@@ -46,3 +46,6 @@ mod tls;
 
 /// gRPC: calls with one message and with many, in both directions at once, and how they end.
 mod grpc;
+
+/// What operators see: the command line, sockets, health, metrics, and too little of something.
+mod operation;
