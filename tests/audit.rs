@@ -377,7 +377,8 @@ fn a_leaky_application_is_found_out() {
         assert!(logged.iter().all(|find| find["canary"]["path"] == "x-real-ip"), "{logged:?}");
     }
     let (found, _) = report(&["--target", &target, "--search", &log]);
-    assert!(found["sent"].as_array().unwrap().len() > 400);
+    let sent = found["sent"].as_array().unwrap();
+    assert!(sent.len() > 400 && !sent.iter().any(|sent| sent["path"].to_string().contains("HTTP/2")));
     let planted = file.lock().unwrap().2.clone();
     assert!(planted.len() >= 8, "{planted:?}");
 
@@ -452,7 +453,9 @@ impl Deployment {
     fn audit(&self, more: &[&str]) -> (Value, i32) {
         let paths = ["access.log", "own.log", "upstream.got"].map(|name| self.folder.path(name));
         let [access, own, got] = paths.each_ref().map(String::as_str);
-        let (target, metrics) = (format!("http://{}", self.address), format!("http://{}/metrics", self.metrics));
+        let scheme = if more.contains(&"--ca") { "https" } else { "http" };
+        let (target, metrics) =
+            (format!("{scheme}://localhost:{}", self.address.port()), format!("http://{}/metrics", self.metrics));
         let arguments = ["--target", &target, "--search", access, own, got, "--fetch", &metrics];
         report(&[arguments.as_slice(), more].concat())
     }
@@ -482,13 +485,36 @@ fn nothing_is_found_behind_the_proxy() {
             "{client}"
         );
         assert_eq!(found["searched"].as_array().unwrap().len(), 5, "{client}");
+        let sent = found["sent"].as_array().unwrap();
+        let in_http2 = |sent: &&Value| sent["path"].as_str().unwrap().ends_with(", in HTTP/2");
+        assert!(sent.iter().filter(in_http2).count() > 150, "{client}");
         // It did get somewhere.
         let answers = found["answers"]["with status 200"].as_u64().unwrap();
-        assert!(answers > 300, "{client}: {}", found["answers"]);
+        assert!(answers > 500, "{client}: {}", found["answers"]);
         let got = fs::metadata(deployment.folder.path("upstream.got")).unwrap().len();
         assert!(got > 30_000, "{client}: {got}");
         assert!(fs::metadata(deployment.folder.path("own.log")).unwrap().len() > 10_000);
     }
+}
+
+#[test]
+fn nothing_is_found_behind_tls() {
+    let folder = Folder::new();
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let chain = folder.write("chain.pem", own.cert.pem().as_bytes());
+    let key = folder.write("key.pem", own.signing_key.serialize_pem().as_bytes());
+    let tls = format!("[listener.tls]\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]");
+    let deployment = Deployment::start(&tls, "source = \"x-forwarded-for\"\ntrusted = [\"127.0.0.1\"]");
+    let process = deployment.proxy.id().to_string();
+    let (found, code) = deployment.audit(&["--ca", &chain, "--pid", &process]);
+    assert_eq!(found["findings"], Value::Array(vec![]));
+    assert!(found["answers"]["with status 200"].as_u64().unwrap() > 500, "{}", found["answers"]);
+    assert!(code == 0 || found["trouble"].to_string().contains("CAP_SYS_PTRACE"), "{}", found["trouble"]);
+
+    // Whom nobody vouches for is not talked to.
+    let output = audit(&["--target", &format!("https://{}", deployment.address), "--search", &chain]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("can't be reached"), "{}", text(&output.stderr));
 }
 
 #[test]

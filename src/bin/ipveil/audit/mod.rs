@@ -9,6 +9,7 @@
 mod canary;
 mod chance;
 mod forms;
+mod http2;
 mod index;
 mod memory;
 mod report;
@@ -36,13 +37,14 @@ use http::{HeaderName, HeaderValue, Uri};
 
 use self::{
     canary::{Canaries, Canary},
+    http2::Stream,
     memory::Memory,
     report::{Answer, Report, Searched},
     search::{Outcome, Searcher},
     send::{ProxyProtocol, Shot, Style, Target},
 };
 use crate::{
-    config::{Server, Text},
+    config::{Server, ServerAt, Text},
     scrub::{
         codec,
         files::{self, Input},
@@ -189,6 +191,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 struct Audit {
     searcher: Searcher,
     report: Report,
+    // What was in the target's answers.
+    answered: Outcome,
 }
 
 /// The addresses are the user's own.
@@ -224,8 +228,15 @@ fn sent(arguments: &Arguments, server: &Server) -> Result<Audit> {
     }
     let mut canaries = Canaries::new()?;
     let shots = send::plan(&style, &mut canaries)?;
+    // Over a Unix socket nobody speaks it.
+    let speaks_http2 = matches!(server.at, ServerAt::Tcp(..)) && http2::is_spoken(&target, &style)?;
+    let streams = if speaks_http2 { Some(http2::plan(&style, &mut canaries)?) } else { None };
     let mut audit = Audit::new(canaries.into_list(), true)?;
     audit.shoot(&target, &shots);
+    if let Some((start, streams)) = streams {
+        audit.shoot_http2(&target, &style, &start, &streams)?;
+    }
+    audit.sum_up();
     Ok(audit)
 }
 
@@ -235,13 +246,28 @@ fn status(answer: &[u8]) -> Option<u16> {
     std::str::from_utf8(rest.get(2..5)?).ok()?.parse().ok()
 }
 
+/// Whether there was no connection.
+fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionRefused
+            | Kind::TimedOut
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::AddrNotAvailable
+            | Kind::NotFound
+            | Kind::PermissionDenied
+    )
+}
+
 impl Audit {
     fn new(canaries: Vec<Canary>, are_made_up: bool) -> Result<Self> {
         let addresses: Vec<_> = canaries.iter().map(|canary| canary.address).collect();
         let searcher = Searcher::new(&addresses)?;
         let report =
             Report { canaries, are_made_up, answers: BTreeMap::new(), searched: Vec::new(), trouble: Vec::new() };
-        Ok(Self { searcher, report })
+        Ok(Self { searcher, report, answered: Outcome::default() })
     }
 
     /// Several at a time, and searches what comes back.
@@ -255,10 +281,9 @@ impl Audit {
                 let answer = target.shoot(shot);
                 let kind = match &answer {
                     Ok(answer) => status(answer).map_or(Answer::Closed, Answer::Status),
+                    Err(error) if is_unreachable(error) => Answer::Unreachable,
                     // Whoever refuses may close before it has read all.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Answer::Closed,
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Answer::Closed,
-                    Err(_) => Answer::Unreachable,
+                    Err(_) => Answer::Closed,
                 };
                 let found =
                     searcher.search(answer.unwrap_or_default().as_slice(), Some(shot.path.as_str().into()), 0, 1);
@@ -276,6 +301,26 @@ impl Audit {
             }
         });
         let (outcome, answers) = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.report.answers = answers;
+        self.answered += outcome;
+    }
+
+    fn shoot_http2(&mut self, target: &Target, style: &Style<'_>, start: &Shot, streams: &[Stream]) -> Result<()> {
+        let Self { searcher, report, answered } = self;
+        http2::send(target, style, start, streams, |stream, answer| {
+            let kind = answer.as_ref().map_or(Answer::Closed, |(status, _)| Answer::Status(status.as_u16()));
+            *report.answers.entry(kind).or_insert(0) += 1;
+            let answer = answer.map_or_else(|_| Vec::new(), |(_, answer)| answer);
+            // What is in memory already can be read.
+            if let Ok(found) = searcher.search(answer.as_slice(), Some(stream.path.as_str().into()), 0, 1) {
+                *answered += found;
+            }
+        })
+    }
+
+    /// What the target said, and whether it heard all.
+    fn sum_up(&mut self) {
+        let answers = &self.report.answers;
         if let Some(count) = answers.get(&Answer::Unreachable) {
             self.report.trouble.push(format!("the target: could not be reached {count} times, so not all was sent"));
         }
@@ -284,7 +329,7 @@ impl Audit {
                 format!("the target: answered {count} times with 429, so not all went through (raise its limits)");
             self.report.trouble.push(text);
         }
-        self.report.answers = answers;
+        let outcome = std::mem::take(&mut self.answered);
         self.add("the target's answers".to_owned(), outcome, false);
     }
 

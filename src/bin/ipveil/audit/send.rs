@@ -312,7 +312,7 @@ fn usual(client: IpAddr) -> String {
 }
 
 /// As a header has it.
-fn value(name: &str, client: IpAddr) -> String {
+pub(crate) fn value(name: &str, client: IpAddr) -> String {
     match (name, client) {
         ("forwarded", IpAddr::V4(client)) => format!("for={client}"),
         ("forwarded", IpAddr::V6(client)) => format!("for=\"[{client}]:4711\""),
@@ -353,12 +353,18 @@ fn announce(version: ProxyProtocol, client: IpAddr) -> Vec<u8> {
 pub(crate) struct Target {
     server: Server,
     addresses: Vec<SocketAddr>,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    timeout: Duration,
+    tls: Option<Tls>,
+    pub(crate) timeout: Duration,
+}
+
+struct Tls {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    name: ServerName<'static>,
 }
 
 /// More of an answer than this is not read.
-const LONGEST_ANSWER: u64 = 4 * 1024 * 1024;
+pub(crate) const LONGEST_ANSWER: u64 = 4 * 1024 * 1024;
 
 impl Target {
     pub(crate) fn new(server: &Server, ca: Option<&Path>, timeout: Duration) -> anyhow::Result<Self> {
@@ -375,11 +381,21 @@ impl Target {
         let tls = match server.tls {
             true => {
                 let name = ServerName::try_from(server.host().to_owned()).context("--target")?;
-                Some((Arc::clone(crate::proxy::tls::client(ca)?.1.config()), name))
+                let (any, http1) = crate::proxy::tls::client(ca)?;
+                Some(Tls { http1: Arc::clone(http1.config()), http2: Arc::clone(any.config()), name })
             }
             false => None,
         };
         Ok(Self { server: server.clone(), addresses, tls, timeout })
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// With what a connection in HTTP/2 begins, if not with that.
+    pub(crate) fn http2_tls(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
+        self.tls.as_ref().map(|tls| (Arc::clone(&tls.http2), tls.name.clone()))
     }
 
     /// Whether it is on this machine, which has a whole network to connect from.
@@ -408,12 +424,12 @@ impl Target {
                 let shutdown = || end.shutdown(Shutdown::Write);
                 match &self.tls {
                     None => self.talk(stream, shutdown, shot, &mut answer)?,
-                    Some((config, name)) => {
+                    Some(Tls { http1, name, .. }) => {
                         // What a load balancer says comes before TLS.
                         let plain = shot.bytes_before_tls();
                         stream.write_all(&shot.bytes[..plain])?;
                         let connection =
-                            ClientConnection::new(Arc::clone(config), name.clone()).map_err(io::Error::other)?;
+                            ClientConnection::new(Arc::clone(http1), name.clone()).map_err(io::Error::other)?;
                         let rest = Shot { bytes: shot.bytes[plain..].to_vec(), path: String::new(), ..*shot };
                         self.talk(StreamOwned::new(connection, stream), || Ok(()), &rest, &mut answer)?;
                     }
@@ -423,7 +439,7 @@ impl Target {
         Ok(answer)
     }
 
-    fn connect(&self, from: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    pub(crate) fn connect(&self, from: Option<Ipv4Addr>) -> io::Result<TcpStream> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in &self.addresses {
             let connected = match from {
@@ -476,15 +492,35 @@ impl Target {
 impl Shot {
     /// A request without anything that gives somebody away, to see whether there is anybody.
     pub(crate) fn greeting(style: &Style<'_>) -> Self {
-        let mut bytes = match style.proxy_protocol {
+        let mut bytes = Self::greeting_before(style).bytes;
+        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", style.path, style.host);
+        bytes.extend_from_slice(request.as_bytes());
+        Self { path: "greeting".to_owned(), bytes, from: None, goes_on: false, ends: false }
+    }
+
+    /// What comes before it, which gives nobody away either.
+    pub(crate) fn greeting_before(style: &Style<'_>) -> Self {
+        let bytes = match style.proxy_protocol {
             Some(ProxyProtocol::V1) => b"PROXY UNKNOWN\r\n".to_vec(),
             // The target's own check, as load balancers say.
             Some(ProxyProtocol::V2) => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
             None => Vec::new(),
         };
-        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", style.path, style.host);
-        bytes.extend_from_slice(request.as_bytes());
-        Self { path: "greeting".to_owned(), bytes, from: None, goes_on: false, ends: false }
+        Self { path: String::new(), bytes, from: None, goes_on: false, ends: false }
+    }
+
+    /// What comes before requests on a connection of many.
+    pub(crate) fn start(style: &Style<'_>, canaries: &mut Canaries) -> anyhow::Result<Self> {
+        let path = "PROXY header before HTTP/2".to_owned();
+        let bytes = match style.proxy_protocol {
+            Some(version) => announce(version, canaries.v4(&path)?),
+            None => Vec::new(),
+        };
+        Ok(Self { path, bytes, from: None, goes_on: true, ends: false })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// What somebody asks for who wants to read it, in one piece.
