@@ -84,9 +84,9 @@ impl AddAssign<&Self> for Counts {
     }
 }
 
-/// Whether chance explains so many finds: it gives as many in more than one case of a hundred.
+/// Whether chance explains so many finds: it gives as many in more than one case of a thousand.
 pub(crate) fn explains(expected: f64, found: u64) -> bool {
-    const RARE: f64 = 0.01;
+    const RARE: f64 = 0.001;
     if found == 0 || expected <= 0.0 {
         return found == 0;
     }

@@ -428,10 +428,20 @@ impl Form {
             Subject::Text(_) | Subject::Octets(_) => {
                 "locate (the address can be read), co-locate (it is equal for all who share it), confirm"
             }
+            Subject::Digest(_, Of::Text(spelling) | Of::Line(spelling)) if spelling.is_v6() => {
+                "locate (the networks of those who are suspected can be tried), co-locate (it is equal for all who share it), \
+                 confirm"
+            }
             Subject::Digest(..) => {
                 "locate (all of IPv4 can be hashed in seconds), co-locate (it is equal for all who share it), confirm"
             }
         }
+    }
+}
+
+impl Spelling {
+    fn is_v6(self) -> bool {
+        matches!(self, Self::Compressed | Self::Full | Self::UpperCase | Self::FullUpperCase)
     }
 }
 

@@ -97,7 +97,8 @@ impl Report {
                 writeln!(out, "            {}", self.name_of(find.canary))?;
             }
             if finds.len() > FEW {
-                writeln!(out, "            and {} others", finds.len() - FEW)?;
+                let rest = finds.len() - FEW;
+                writeln!(out, "            and {rest} {}", if rest == 1 { "other" } else { "others" })?;
             }
             allowed.entry(form.allows()).or_default().insert(name);
         }
