@@ -507,3 +507,54 @@ fn an_answer_that_can_be_read_in_two_ways_is_not_passed_on_so() {
         }
     }
 }
+
+#[test]
+fn a_server_may_answer_before_it_has_heard_everything() {
+    let server = serve(|_, mut client| {
+        let mut request = client.head().unwrap().unwrap();
+        if request.start.starts_with("POST") {
+            client.send("HTTP/1.1 413 Payload Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nno!");
+            let _ = client.body(&mut request, Otherwise::Nothing);
+            client.is_closed();
+        } else {
+            client.send(OK);
+        }
+    });
+    let edge = start(&before(server.address));
+    for length in [100, 5_000_000] {
+        let mut client = connect(edge.port);
+        client.send(format!("POST / HTTP/1.1\r\nhost: example.com\r\ncontent-length: {length}\r\n\r\n"));
+        client.send("x".repeat(length / 2));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text()), (413, "no!"));
+        // The rest is of that request, and is not taken for another one.
+        client.send(get("/smuggled", ""));
+        client.send("x".repeat(length / 2));
+        client.rest();
+        assert_eq!(ask(edge.port, get("/", "")).text(), "yes");
+    }
+    let heard = server.heard();
+    assert!(heard.iter().all(|heard| !heard.starts_with(b"GET /smuggled")));
+}
+
+#[test]
+fn who_is_not_trusted_says_nothing_about_a_client() {
+    let server = yes();
+    let proxied = free_port();
+    let edge = start(&format!(
+        "{}[[listener]]\naddress = \"127.0.0.1:{proxied}\"\nproxy_protocol = \"required\"\n\
+         [client]\ntrusted = [\"192.0.2.1\"]\nsource = \"x-real-ip\"\n",
+        before(server.address)
+    ));
+    let mut client = connect(proxied);
+    client.send(format!("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\r\n{}", get("/", "")));
+    assert_eq!(client.rest(), b"");
+    // Its headers are not believed, so all of them are one client.
+    let mut seen = Vec::new();
+    for address in ["203.0.113.7", "203.0.113.8", "2001:20::1"] {
+        ask(edge.port, get("/", &format!("x-real-ip: {address}\r\nx-forwarded-for: {address}\r\ncookie: sid=1\r\n")));
+        seen.push(server.last().value("x-forwarded-for").unwrap().to_owned());
+        assert_eq!(server.last().value("x-real-ip"), None);
+    }
+    assert!(seen.iter().all(|one| *one == seen[0] && one != "2001:20::1"), "{seen:?}");
+}

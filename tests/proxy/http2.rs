@@ -471,3 +471,53 @@ fn who_reads_slowly_is_not_cut_off() {
         assert_eq!(next.status(), StatusCode::OK);
     });
 }
+
+#[test]
+fn an_end_under_load_loses_no_request_here_either() {
+    let server = serve(|_, mut client| {
+        while let Ok(Some(_)) = client.head() {
+            std::thread::sleep(Duration::from_millis(10));
+            client.send(OK);
+        }
+    });
+    let mut edge = start(&before(server.address).replace("threads = 1", "threads = 2"));
+    let port = edge.port;
+    let answered = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&answered);
+    let clients = run(async {
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let count = Arc::clone(&count);
+            clients.spawn(async move {
+                while let Ok(stream) = TcpStream::connect(("127.0.0.1", port)).await {
+                    let sender = over(stream).await;
+                    loop {
+                        let ask = |mut sender: SendRequest<Body>| async move {
+                            sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await
+                        };
+                        let (one, other) = tokio::join!(ask(sender.clone()), ask(sender.clone()));
+                        let mut is_over = false;
+                        for answer in [one, other] {
+                            match answer {
+                                Ok(response) => {
+                                    assert_eq!(text(response).await.1, "yes");
+                                    count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                                }
+                                // It was not sent, because the proxy had said that it ends.
+                                Err(error) if error.is_canceled() => is_over = true,
+                                Err(error) => panic!("{error:?}"),
+                            }
+                        }
+                        if is_over {
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+        clients
+    });
+    crate::edge::until(|| (answered.load(std::sync::atomic::Ordering::SeqCst) > 100).then_some(()));
+    assert!(edge.end().success());
+    run(clients.join_all());
+}
