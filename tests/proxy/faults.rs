@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, TcpStream},
+    os::unix::net::UnixStream,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -15,7 +16,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    client::{Otherwise, ask, connect, get},
+    client::{Client, Otherwise, ask, connect, get},
     edge::{SOON, before, free_port, start, until},
     server::{OK, Server, serve, yes},
 };
@@ -372,7 +373,7 @@ fn an_end_under_load_loses_no_request() {
                         None => match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
                             Ok(stream) => {
                                 stream.set_read_timeout(Some(SOON)).unwrap();
-                                crate::client::Client::new(stream)
+                                Client::new(stream)
                             }
                             // Nobody listens any more, and says so at once.
                             Err(_) => return,
@@ -411,6 +412,10 @@ fn who_comes_while_it_ends_is_refused_and_who_was_there_is_served() {
     until(|| edge.log().contains("draining").then_some(()));
     thread::sleep(Duration::from_millis(200));
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, edge.port)).is_err());
+    let mut admin = Client::new(UnixStream::connect(edge.path("admin")).unwrap());
+    admin.send(get("/readyz", ""));
+    let answer = admin.answer();
+    assert_eq!((answer.status(), answer.text()), (503, "draining\n"));
     let answer = client.answer();
     assert_eq!((answer.text(), answer.value("connection")), ("yes", Some("close")));
     assert!(client.is_closed());

@@ -165,7 +165,7 @@ impl Proxy {
     /// Serves until it is told to end.
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.attend())?;
+        let admin = runtime.block_on(self.attend())?;
         self.is_draining.store(true, Relaxed);
         let end = Instant::now() + self.config.deadlines.drain;
         tracing::info!(connections = self.workers.open(), "draining");
@@ -173,9 +173,10 @@ impl Proxy {
         let Self { site, keys, journal, threads, workers, listening, .. } = self;
         // Held any longer, they would take connections that nobody serves.
         let addresses: Vec<_> = listening.into_iter().map(|(address, _)| address).collect();
-        for thread in threads {
-            let _ = thread.join();
-        }
+        let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+        // Until then whoever asks is told that this one is not ready any more.
+        runtime.block_on(async { tokio::task::spawn_blocking(join).await })?;
+        drop(admin);
         if let Some(log) = &site.log {
             log.finish();
         }
@@ -194,7 +195,7 @@ impl Proxy {
         Ok(())
     }
 
-    async fn attend(&mut self) -> anyhow::Result<()> {
+    async fn attend(&mut self) -> anyhow::Result<admin::Admin> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -214,8 +215,8 @@ impl Proxy {
             };
             admin.show(state);
             let is_asked = tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(admin),
+                _ = interrupt.recv() => return Ok(admin),
                 _ = rotate.recv() => {
                     let keys = self.keys.clone();
                     tokio::task::spawn_blocking(move || { let _ = keys.rotate(); });
