@@ -160,3 +160,14 @@ fn a_relative_path_is_seen_from_the_configuration() {
     let missing: BTreeSet<_> = names.into_iter().filter(|name| !edge.path(name).exists()).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+#[test]
+fn a_file_that_was_missing_is_waited_for() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    edge.configure(&(before(server.address) + "[deny]\nfiles = [\"denied.txt\"]\n"));
+    until(|| edge.log().contains("stays as it was").then_some(()));
+    assert_eq!(ask(edge.port, get("/", "")).status(), 200);
+    edge.write("denied.txt", "127.0.0.0/8\n");
+    until(|| (ask(edge.port, get("/", "connection: close\r\n")).status() == 403).then_some(()));
+}

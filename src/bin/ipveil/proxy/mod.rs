@@ -115,7 +115,7 @@ fn check(mut config: Config) -> anyhow::Result<()> {
 pub(crate) struct Proxy {
     path: Option<PathBuf>,
     config: Config,
-    seen: Vec<Option<Stamp>>,
+    seen: Seen,
     site: Arc<Site>,
     keys: KeyRing,
     journal: Option<Journal>,
@@ -147,7 +147,7 @@ impl Proxy {
         let listening: Vec<_> = listening.collect::<anyhow::Result<_>>()?;
         let (workers, threads) = Workers::start(count, &site).context("a thread can't be started")?;
         workers.tell(|| Ok(Message::Serve(Arc::clone(&site), Some(share(&listening)?))))?;
-        let seen = stamps(path.as_deref(), &config);
+        let seen = Seen::of(path.as_deref(), &config);
         let (workers, is_draining) = (Arc::new(workers), Arc::new(AtomicBool::new(false)));
         Ok(Self { path, config, seen, site, keys, journal, bans, listening, workers, threads, is_draining })
     }
@@ -244,24 +244,22 @@ impl Proxy {
     }
 
     fn has_changed(&self) -> bool {
-        stamps(self.path.as_deref(), &self.config) != self.seen
+        self.seen.have_changed()
     }
 
     /// Puts another configuration in place; if anything is wrong with it, nothing changes.
     fn reload(&mut self) -> anyhow::Result<()> {
         let result = self.try_reload().map_err(|error| Config::place(self.path.as_deref(), error));
         self.workers.reloaded(result.is_ok());
-        if result.is_err() {
-            // Not again before it changes again.
-            self.seen = stamps(self.path.as_deref(), &self.config);
-        }
         result
     }
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
+        // Before anything is read: what changes from here on is read again, and what is wrong not before it changes.
+        self.seen.look();
         let config = Config::read(path)?;
-        let seen = stamps(Some(path), &config);
+        self.seen.name(&config);
         for (key, is_same) in [
             ("keys", config.keys == self.config.keys),
             ("threads", config.threads == self.config.threads),
@@ -298,7 +296,6 @@ impl Proxy {
         }
         std::mem::replace(&mut self.site, site).retire();
         self.config = config;
-        self.seen = seen;
         Ok(())
     }
 
@@ -324,14 +321,38 @@ struct Stamp {
     number: u64,
 }
 
-fn stamps(path: Option<&Path>, config: &Config) -> Vec<Option<Stamp>> {
-    use std::os::unix::fs::MetadataExt as _;
-    let files = path.map(Path::to_owned).into_iter().chain(config.files());
-    let stamp = |file: PathBuf| {
+impl Stamp {
+    fn of(file: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
         let metadata = fs::metadata(file).ok()?;
-        Some(Stamp { modified: metadata.modified().ok(), length: metadata.len(), number: metadata.ino() })
-    };
-    files.map(stamp).collect()
+        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), number: metadata.ino() })
+    }
+}
+
+/// Files as they were when they were read last: the configuration, and what it names, also if it was refused.
+struct Seen(Vec<(PathBuf, Option<Stamp>)>);
+
+impl Seen {
+    fn of(path: Option<&Path>, config: &Config) -> Self {
+        let path = path.map(|path| (path.to_owned(), Stamp::of(path)));
+        let mut seen = Self(path.into_iter().collect());
+        seen.name(config);
+        seen
+    }
+
+    /// Looks at the files that a configuration names, and at no others but its own.
+    fn name(&mut self, config: &Config) {
+        self.0.truncate(1);
+        self.0.extend(config.files().into_iter().map(|file| (file.clone(), Stamp::of(&file))));
+    }
+
+    fn look(&mut self) {
+        self.0.iter_mut().for_each(|(file, stamp)| *stamp = Stamp::of(file));
+    }
+
+    fn have_changed(&self) -> bool {
+        self.0.iter().any(|(file, stamp)| Stamp::of(file) != *stamp)
+    }
 }
 
 fn epochs(config: &Config) -> anyhow::Result<Epochs> {
