@@ -49,3 +49,6 @@ mod grpc;
 
 /// What operators see: the command line, sockets, health, metrics, and too little of something.
 mod operation;
+
+/// What a server sees of a client: what is equal for whom, and nothing that a client can forge.
+mod privacy;

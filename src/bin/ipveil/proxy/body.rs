@@ -103,7 +103,7 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Err(BodyError::TooLong)));
             }
         } else if let Some(trailers) = frame.trailers_mut() {
-            this.site.strip.strip(trailers);
+            this.site.strip_trailers(trailers);
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use ipveil::{
     AnonymizeLayer, KeyRing, Peer, Policy, PseudonymRange, Resolver, Scrubber, TrustedProxies,
     geo::Countries,
@@ -174,6 +174,16 @@ impl Site {
         self.policy.views().any(|view| view.header_name() == Some(name))
     }
 
+    /// Removes from behind a body what stands in no header of a client either: ours were set before it.
+    pub(crate) fn strip_trailers(&self, trailers: &mut HeaderMap) {
+        self.strip.strip(trailers);
+        for ours in self.policy.views().filter_map(View::header_name) {
+            while let Some(name) = trailers.keys().find(|name| is_read_as(name, ours)).cloned() {
+                trailers.remove(name);
+            }
+        }
+    }
+
     /// Whether another one is in place.
     pub(crate) fn is_stale(&self) -> bool {
         self.is_stale.load(Relaxed)
@@ -195,6 +205,12 @@ pub(crate) fn current() -> Arc<Site> {
 
 pub(crate) fn set_current(site: Arc<Site>) {
     CURRENT.set(Some(site));
+}
+
+/// Whether somebody may take one name for the other: CGI and its heirs write `-` and `_` alike.
+fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
+    let folded = |name: &HeaderName| name.as_str().replace(['_', '.'], "-");
+    folded(name) == folded(other)
 }
 
 fn is_host(host: &[u8], name: &str) -> bool {
