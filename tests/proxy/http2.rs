@@ -86,10 +86,13 @@ async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<Heade
     (status, String::from_utf8(collected.to_bytes().to_vec()).unwrap(), trailers)
 }
 
+/// A request: its head, its body, and its trailers.
+type Seen = (Parts, Bytes, Option<HeaderMap>);
+
 /// A server of HTTP/2 without TLS.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    requests: Arc<Mutex<Vec<(Parts, Bytes, Option<HeaderMap>)>>>,
+    requests: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Server {

@@ -81,6 +81,13 @@ fn a_proxy_on_a_unix_socket_is_believed_if_it_may_be() {
 }
 
 #[test]
+fn a_server_that_changes_the_protocol_unasked_is_not_followed() {
+    let server = crate::server::answer("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n");
+    let edge = start(&before(server.address));
+    assert_eq!(ask(edge.port, get("/", "")).status(), 502);
+}
+
+#[test]
 fn a_chain_of_two_proxies_hands_a_pseudonym_through() {
     let server = yes();
     let inner = start(&(before(server.address) + BEHIND));

@@ -92,6 +92,10 @@ async fn forward(
     one_length(response.headers_mut());
     // A client of HTTP/1.0 that wants to keep its connection is told so only in an answer that could be of HTTP/1.1.
     *response.version_mut() = version.max(Version::HTTP_11);
+    // RFC 9110, 15.2.2: it was not asked for, so what follows is no answer to anything.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(StatusCode::BAD_GATEWAY);
+    }
     Ok(response)
 }
 
