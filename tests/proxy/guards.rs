@@ -187,3 +187,38 @@ fn a_ban_outlives_a_key_while_the_client_keeps_coming() {
     }
     assert_eq!(from(&edge, "203.0.113.8", "").status(), 200);
 }
+
+#[test]
+fn a_log_of_before_is_scrubbed_under_the_keys_of_a_proxy_that_runs() {
+    let server = yes();
+    let edge = start(
+        &(before(server.address)
+            + BEHIND
+            + "[privacy]\nscope = \"unscoped\"\n[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n"),
+    );
+    assert_eq!(from(&edge, "203.0.113.7", "").status(), 200);
+    let name = edge.lines_when(1)[0].split(' ').next().unwrap().to_owned();
+    let scrub = |text: String| {
+        edge.write("old.log", text);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_ipveil"))
+            .arg("scrub")
+            .arg("--running")
+            .args([edge.path("admin"), edge.path("old.log")])
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    // The same client is the same in both logs. And a text that has to go there in several pieces comes back in order.
+    let line = |address: &str| format!("{address} - - \"GET / HTTP/1.1\" 200 3\n");
+    let old: String =
+        (0..20_000).map(|number| line(if number % 2 == 0 { "203.0.113.7" } else { "version 1.2" })).collect();
+    let (code, new, said) = scrub(old.clone());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("10000 addresses"), "{said}");
+    assert_eq!(new, old.replace("203.0.113.7", &name));
+    // It is the same as long as the key is: the proxy has it, and nobody else.
+    edge.signal(rustix::process::Signal::USR1);
+    until(|| (scrub(line("203.0.113.7")).1 != line(&name)).then_some(()));
+    let (_, again, _) = scrub(line("203.0.113.7"));
+    assert!(again.starts_with('_') && !again.contains(&name), "{again}");
+}
