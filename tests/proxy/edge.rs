@@ -1,6 +1,7 @@
 //! The program, started with a configuration, and gone at the end.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Read,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -101,8 +102,15 @@ fn filled_in(config: &str, port: u16, folder: &TempDir) -> String {
     config.replace("$PORT", &port.to_string()).replace("$FOLDER", folder.path().to_str().unwrap())
 }
 
+/// A port that nobody listens on, and that no test was given before.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 impl Edge {

@@ -86,13 +86,16 @@ async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<Heade
     (status, String::from_utf8(collected.to_bytes().to_vec()).unwrap(), trailers)
 }
 
+/// A request, its body and its trailers.
+type Heard = (Parts, Bytes, Option<HeaderMap>);
+
 /// A request: its head, its body, and its trailers.
 type Seen = (Parts, Bytes, Option<HeaderMap>);
 
 /// A server of HTTP/2 without TLS.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    requests: Arc<Mutex<Vec<Seen>>>,
+    requests: Arc<Mutex<Vec<Heard>>>,
 }
 
 impl Server {
@@ -119,7 +122,7 @@ impl Server {
     }
 
     #[track_caller]
-    fn last(&self) -> (Parts, Bytes, Option<HeaderMap>) {
+    fn last(&self) -> Heard {
         self.requests.lock().unwrap().pop().unwrap()
     }
 }
