@@ -396,3 +396,57 @@ fn both_formats_of_the_access_log_say_what_was_asked() {
     }
     assert_eq!((line["status"].as_u64(), line["bytes"].as_u64()), (Some(200), Some(3)));
 }
+
+#[test]
+fn bytes_may_come_one_by_one() {
+    let server = yes();
+    let proxied = crate::edge::free_port();
+    let edge = start(&format!(
+        "{}[[listener]]\naddress = \"127.0.0.1:{proxied}\"\nproxy_protocol = \"required\"\n[client]\ntrusted = [\"loopback\"]\n",
+        before(server.address)
+    ));
+    let post = "POST / HTTP/1.1\r\nhost: example.com\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let v1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 54321 443\r\n".to_vec();
+    let v2 =
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[203, 0, 113, 7, 192, 0, 2, 1, 0xd4, 0x31, 1, 0xbb]].concat();
+    for (port, header) in [(edge.port, Vec::new()), (proxied, v1), (proxied, v2)] {
+        let mut client = connect(port);
+        for byte in [&header[..], post.as_bytes()].concat() {
+            client.send([byte]);
+        }
+        assert_eq!(client.answer().text(), "yes");
+        assert_eq!(server.last().text(), "hello");
+        // And all of it at once.
+        let mut client = connect(port);
+        client.send([&header[..], post.as_bytes(), post.as_bytes()].concat());
+        assert_eq!((client.answer().text(), client.answer().text()), ("yes", "yes"));
+    }
+    // What begins like HTTP/2 and does not go on so is refused, and so is a second PROXY header.
+    for (port, said) in
+        [(edge.port, "PRI * HTTP/2.0\r\n\r\nXY\r\n\r\n"), (proxied, "PROXY UNKNOWN\r\nPROXY UNKNOWN\r\n\r\n")]
+    {
+        let mut client = connect(port);
+        client.send(said);
+        let rest = client.rest();
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&rest));
+    }
+}
+
+#[test]
+fn an_upgraded_connection_on_which_nothing_passes_ends() {
+    let server = answer("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n");
+    let edge = start(
+        &(before(server.address)
+            + "[deadlines]\nupgraded_idle = \"500ms\"\nkeep_alive = \"100ms\"\nclient_idle = \"100ms\"\n"),
+    );
+    let mut client = connect(edge.port);
+    client.send(get("/", "connection: upgrade\r\nupgrade: x\r\n"));
+    assert_eq!(client.answer().status(), 101);
+    for _ in 0..4 {
+        thread::sleep(std::time::Duration::from_millis(200));
+        client.send("still here");
+    }
+    let began = std::time::Instant::now();
+    assert!(client.is_closed());
+    assert!(began.elapsed() > std::time::Duration::from_millis(300) && began.elapsed() < SOON / 2);
+}
