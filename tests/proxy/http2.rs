@@ -89,9 +89,6 @@ async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<Heade
 /// A request, its body and its trailers.
 type Heard = (Parts, Bytes, Option<HeaderMap>);
 
-/// A request: its head, its body, and its trailers.
-type Seen = (Parts, Bytes, Option<HeaderMap>);
-
 /// A server of HTTP/2 without TLS.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
