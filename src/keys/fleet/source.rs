@@ -632,8 +632,11 @@ impl KeySource for RedisSource {
             self.node.member = random_number().ok_or(KeyError::Random)?;
         }
         let begun = Instant::now();
+        let generation = self.generation(request.epoch.0);
         loop {
             match self.turn(request.epoch.0, true) {
+                // With the generation's key the ring's question has gone: it would drop the answer, a key that is claimed.
+                Ok(None) if self.generation(request.epoch.0) != generation => return Err(KeyError::Unavailable),
                 Ok(Some(key)) => {
                     // Soon: others wait for it.
                     self.turned = None;
