@@ -102,7 +102,7 @@ pub(crate) enum Sees {
         /// The same for the same client, as long as the key lives.
         is_stable: bool,
         has_window: bool,
-        is_ipv6: bool,
+        shape: Shape,
     },
     Network(Keep),
     Country(Countries),
@@ -230,7 +230,7 @@ impl Policy {
             Method::Pseudonym(shape) => Sees::Pseudonym {
                 is_stable: entry.meaning == Meaning::Unscoped,
                 has_window: entry.view.window_length().is_some(),
-                is_ipv6: shape == Shape::Address,
+                shape,
             },
         })
     }

@@ -73,6 +73,26 @@ impl Pseudonym {
         *self == Self::Withheld
     }
 
+    /// What [`Shape::from_bits`] makes it from again; nothing if it is withheld.
+    #[inline]
+    pub(crate) fn bits(&self) -> Option<[u8; 16]> {
+        match self {
+            Self::Token(Token(bits)) => Some(*bits),
+            Self::Address(address) => Some(address.octets()),
+            Self::AddressV4(address) => Some(address.to_ipv6_mapped().octets()),
+            Self::Withheld => None,
+        }
+    }
+
+    /// Appends the text.
+    #[inline]
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Token(token) => out.extend_from_slice(&token.characters()),
+            other => out.extend_from_slice(other.text().as_bytes()),
+        }
+    }
+
     pub(crate) fn text(&self) -> Text {
         match self {
             Self::Token(token) => token.text(),
@@ -97,15 +117,20 @@ pub struct Token([u8; 16]);
 impl Token {
     // RFC 4648 in lower case: survives systems that fold case, and has neither "-" nor ".", which some parsers of
     // obfuscated identifiers refuse though RFC 7239, 6.3, allows them.
-    fn text(&self) -> Text {
-        let mut text = Text::of(b"_");
+    fn characters(&self) -> [u8; 27] {
+        let mut characters = [b'_'; 27];
         let bits = u128::from_be_bytes(self.0);
-        for start in [88, 48, 8] {
-            text.extend(&base32((bits >> start) as u64));
+        let (digits, last) = characters[1..].as_chunks_mut();
+        for (start, digits) in [88, 48, 8].into_iter().zip(digits) {
+            *digits = base32((bits >> start) as u64);
         }
         // 8 bits are left: two digits, the second with zeros behind.
-        text.extend(&base32((bits as u64) << 32)[..2]);
-        text
+        last.copy_from_slice(&base32((bits as u64) << 32)[..2]);
+        characters
+    }
+
+    fn text(&self) -> Text {
+        Text::of(&self.characters())
     }
 }
 
@@ -204,6 +229,19 @@ impl Shape {
             }
         }
     }
+
+    /// The pseudonym that had these [bits](Pseudonym::bits).
+    #[inline]
+    pub(crate) fn from_bits(self, bits: [u8; 16]) -> Pseudonym {
+        match self {
+            Self::Token => Pseudonym::Token(Token(bits)),
+            Self::Address => Pseudonym::Address(bits.into()),
+            Self::AddressV4 => {
+                let [.., a, b, c, d] = bits;
+                Pseudonym::AddressV4(Ipv4Addr::new(a, b, c, d))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +260,14 @@ mod tests {
             };
             let plain: String = std::iter::once('_').chain((0..26).map(digit)).collect();
             prop_assert_eq!(Token(hash).to_string(), plain);
+        }
+
+        #[test]
+        fn a_pseudonym_is_made_from_its_bits_again(hash: [u8; 16]) {
+            for shape in [Shape::Token, Shape::Address, Shape::AddressV4] {
+                let pseudonym = shape.of(hash, PseudonymRange::default());
+                prop_assert_eq!(pseudonym.bits().map(|bits| shape.from_bits(bits)), Some(pseudonym));
+            }
         }
 
         #[test]

@@ -5,11 +5,11 @@ use std::{fmt, thread};
 use zeroize::Zeroize as _;
 
 use super::{Found, Scrubber, StandIn};
-use crate::{addr::Canonical, keys::KeyId, pseudonym::Text};
+use crate::{addr::Canonical, keys::KeyId};
 
 /// One reading of a long text, in pieces.
 ///
-/// It remembers the addresses that it saw last, and what it showed for them, so that they are not hashed each time: 32 MiB
+/// It remembers the addresses that it saw last, and what it showed for them, so that they are not hashed each time: 16 MiB
 /// for all cores together, forgotten when the key changes and wiped when it is dropped. **The addresses are in memory until then**, as the text
 /// is. For a program that reads logs; in a server, use the [`Scrubber`] itself, which remembers nothing.
 pub struct Pass<'s> {
@@ -42,47 +42,40 @@ impl fmt::Debug for Pass<'_> {
 
 pub(super) struct Memo {
     key: Option<KeyId>,
-    sets: Box<[[Entry; 2]]>,
+    sets: Box<[Set]>,
 }
 
-// Of an IPv6 address.
-const LONGEST_SHOWN: usize = 39;
-
-/// One cache line.
+/// The addresses that share a place, the one that was seen last first; zeros behind the last one, which are no address
+/// that anything is shown for.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Entry {
-    address: [u8; 16],
-    // 0 if there is nothing in here.
-    length: u8,
-    text: [u8; LONGEST_SHOWN],
+#[repr(align(128))]
+struct Set {
+    addresses: [[u8; 16]; WAYS],
+    pseudonyms: [[u8; 16]; WAYS],
 }
 
-impl Entry {
-    const EMPTY: Self = Self { address: [0; 16], length: 0, text: [0; LONGEST_SHOWN] };
+/// How many fit into two cache lines, which are fetched in pairs.
+const WAYS: usize = 4;
 
+impl Set {
+    const EMPTY: Self = Self { addresses: [[0; 16]; WAYS], pseudonyms: [[0; 16]; WAYS] };
+
+    /// Moves an address to the front; whoever was seen least makes room for one that is new. True if it is not.
     #[inline]
-    fn is_of(&self, address: [u8; 16]) -> bool {
-        self.length > 0 && self.address == address
-    }
-
-    #[inline]
-    fn text(&self) -> &[u8] {
-        &self.text[..usize::from(self.length)]
-    }
-
-    fn put(&mut self, address: [u8; 16], text: &Text) {
-        let shown = text.as_bytes();
-        // Nothing that is shown for an address is longer.
-        let length = shown.len().min(self.text.len());
-        self.text[..length].copy_from_slice(&shown[..length]);
-        self.address = address;
-        self.length = length as u8;
+    fn bring(&mut self, address: [u8; 16]) -> bool {
+        let way = self.addresses.iter().position(|&other| other == address);
+        let behind = way.unwrap_or(WAYS - 1);
+        if behind > 0 {
+            self.addresses[..=behind].rotate_right(1);
+            self.pseudonyms[..=behind].rotate_right(1);
+        }
+        self.addresses[0] = address;
+        way.is_some()
     }
 }
 
-/// How many sets there are in all, if each core reads: 32 MiB. A power of two.
-const SETS: usize = 1 << 18;
+/// How many sets there are in all, if each core reads: 16 MiB. A power of two.
+const SETS: usize = 1 << 17;
 
 /// How many of them are one core's.
 fn sets() -> usize {
@@ -92,7 +85,7 @@ fn sets() -> usize {
 
 impl Memo {
     fn new() -> Self {
-        Self { key: None, sets: vec![[Entry::EMPTY; 2]; sets()].into() }
+        Self { key: None, sets: vec![Set::EMPTY; sets()].into() }
     }
 
     fn use_key(&mut self, key: Option<KeyId>) {
@@ -102,8 +95,9 @@ impl Memo {
         }
     }
 
+    /// The bits of an address's pseudonym, as they were shown before or as they are to be shown now.
     #[inline]
-    pub(super) fn recall(&mut self, address: Canonical, show: impl FnOnce() -> Text) -> &[u8] {
+    pub(super) fn recall(&mut self, address: Canonical, show: impl FnOnce() -> Option<[u8; 16]>) -> Option<[u8; 16]> {
         let address = match address {
             Canonical::V6(octets) => octets,
             // Mapped: no other address has that form.
@@ -115,21 +109,22 @@ impl Memo {
         let hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let last = self.sets.len() - 1;
         let set = &mut self.sets[hash as usize & last];
-        // Who was seen last is looked at first, and who was not seen for longest makes room.
-        if !set[0].is_of(address) {
-            set.swap(0, 1);
-            if !set[0].is_of(address) {
-                set[0].put(address, &show());
+        if !set.bring(address) {
+            match show() {
+                Some(bits) => set.pseudonyms[0] = bits,
+                None => {
+                    set.addresses[0] = [0; 16];
+                    return None;
+                }
             }
         }
-        set[0].text()
+        Some(set.pseudonyms[0])
     }
 
     fn wipe(&mut self) {
-        for entry in self.sets.as_flattened_mut().iter_mut().filter(|entry| entry.length > 0) {
-            entry.address.zeroize();
-            entry.length = 0;
-            entry.text.zeroize();
+        for set in self.sets.iter_mut().filter(|set| set.addresses[0] != [0; 16]) {
+            set.addresses.zeroize();
+            set.pseudonyms.zeroize();
         }
     }
 }

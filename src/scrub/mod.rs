@@ -88,7 +88,7 @@ use crate::{
     geo::Countries,
     keys::KeyRing,
     policy::{Policy, Sees},
-    pseudonym::{PseudonymRange, Text},
+    pseudonym::{Pseudonym, PseudonymRange, Shape, Text},
     resolve::TrustedProxies,
 };
 
@@ -118,7 +118,7 @@ enum StandIn {
         scope: Option<String>,
         is_stable: bool,
         has_window: bool,
-        is_ipv6: bool,
+        shape: Shape,
     },
     Network(Keep),
     Country(Countries),
@@ -159,14 +159,14 @@ impl Scrubber {
             Some(Sees::Nothing) => return Err(ScrubError::Limit),
             Some(Sees::Network(keep)) => StandIn::Network(keep),
             Some(Sees::Country(countries)) => StandIn::Country(countries),
-            Some(Sees::Pseudonym { is_stable, has_window, is_ipv6 }) => StandIn::Pseudonym {
+            Some(Sees::Pseudonym { is_stable, has_window, shape }) => StandIn::Pseudonym {
                 policy: policy.clone(),
                 view: view.to_owned(),
                 keys,
                 scope: None,
                 is_stable,
                 has_window,
-                is_ipv6,
+                shape,
             },
         };
         Ok(Self::with(stand_in, policy.pseudonym_range()))
@@ -371,13 +371,16 @@ impl Scrubber {
                 // Many are groups of an IPv6 address.
                 in_brackets(text, literal, Shown::Ipv6, out, |out| out.extend_from_slice(letters));
             }
-            (StandIn::Pseudonym { is_ipv6, is_stable, has_window, .. }, What::Address(address)) => {
-                let kind = if *is_ipv6 { Shown::Ipv6 } else { Shown::Other };
-                let pseudonym = || self.pseudonym(address);
-                in_brackets(text, literal, kind, out, |out| match memo {
-                    Some(memo) if *is_stable && !has_window => out.extend_from_slice(memo.recall(address, pseudonym)),
-                    _ => out.extend_from_slice(pseudonym().as_bytes()),
-                });
+            (StandIn::Pseudonym { shape, is_stable, has_window, .. }, What::Address(address)) => {
+                let kind = if *shape == Shape::Address { Shown::Ipv6 } else { Shown::Other };
+                let pseudonym = match memo {
+                    Some(memo) if *is_stable && !has_window => {
+                        let bits = memo.recall(address, || self.pseudonym(address).bits());
+                        bits.map_or(Pseudonym::Withheld, |bits| shape.from_bits(bits))
+                    }
+                    _ => self.pseudonym(address),
+                };
+                in_brackets(text, literal, kind, out, |out| pseudonym.write(out));
             }
         }
     }
@@ -399,14 +402,14 @@ impl Scrubber {
         }
     }
 
-    fn pseudonym(&self, address: Canonical) -> Text {
+    fn pseudonym(&self, address: Canonical) -> Pseudonym {
         let StandIn::Pseudonym { policy, view, keys, scope, .. } = &self.inner.stand_in else {
-            return Text::of(UNKNOWN);
+            return Pseudonym::Withheld;
         };
         let client = policy.client(&ClientAddr::from(IpAddr::from(address)), keys);
         match scope {
-            Some(scope) => client.scoped(view, scope).text(),
-            None => client.pseudonym(view).text(),
+            Some(scope) => client.scoped(view, scope),
+            None => client.pseudonym(view),
         }
     }
 }
