@@ -30,6 +30,8 @@ for name, case in cases("ipliteral-*.json"):
     put("scrub_bytes", name, case["text"].encode())
 for name, case in cases("log-*.json"):
     put("scrub_bytes", name, str(case["input"]).encode())
+    # Before the text: what is planted, and where.
+    put("audit", name, b"\0\0\x08\0" + str(case["input"]).encode())
 put("config", "template", (here.parent / "src/bin/ipveil/config/template.toml").read_bytes())
 for path in sorted((here.parent / "docs").glob("*.md")):
     for number, block in enumerate(path.read_text().split("```toml\n")[1:]):
