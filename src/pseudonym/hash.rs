@@ -43,25 +43,6 @@ impl Handle {
         }
         key.hash(input.as_bytes()).map(Self)
     }
-
-    /// The hash of a request's credentials, in the order given.
-    pub(crate) fn session<'a>(&self, credentials: impl Iterator<Item = Credential<'a>>) -> Option<[u8; 16]> {
-        let mut input = Input::from(Block::new(b'S'));
-        let mut any = false;
-        for credential in credentials {
-            any = true;
-            let (kind, parts) = match credential {
-                Credential::Cookie(name, value) => (b'C', [name.as_bytes(), value]),
-                Credential::Authorization(value) => (b'A', [b"", value]),
-            };
-            input.push(&[kind]);
-            for part in parts {
-                input.push(&length(part));
-                input.push(part);
-            }
-        }
-        any.then(|| *input.hash(&self.0).first_chunk().expect("32 bytes hold 16"))
-    }
 }
 
 /// What a handle is asked in one view: the input of a pseudonym's hash, put together beforehand as far as it can be.
@@ -122,6 +103,39 @@ impl Question {
 pub(crate) enum Credential<'a> {
     Cookie(&'a str, &'a [u8]),
     Authorization(&'a [u8]),
+}
+
+/// All that identify one request's session, as they are hashed: in the order in which they are put in.
+pub(crate) struct Credentials {
+    input: Input,
+    any: bool,
+}
+
+impl Credentials {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { input: Input::from(Block::new(b'S')), any: false }
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, credential: Credential<'_>) {
+        self.any = true;
+        let (kind, parts) = match credential {
+            Credential::Cookie(name, value) => (b'C', [name.as_bytes(), value]),
+            Credential::Authorization(value) => (b'A', [b"", value]),
+        };
+        self.input.push(&[kind]);
+        for part in parts {
+            self.input.push(&length(part));
+            self.input.push(part);
+        }
+    }
+
+    /// Nothing, if there are none.
+    #[inline]
+    pub(crate) fn hash(&self, handle: &Handle) -> Option<[u8; 16]> {
+        self.any.then(|| *self.input.hash(&handle.0).first_chunk().expect("32 bytes hold 16"))
+    }
 }
 
 // No request and no scope has 4 GiB.

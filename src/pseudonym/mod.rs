@@ -34,7 +34,7 @@ use std::{
 
 pub use self::range::{PseudonymRange, RangeError};
 pub(crate) use self::{
-    hash::{Credential, Handle, Octets, Purpose, Question, ScopeValue},
+    hash::{Credential, Credentials, Handle, Octets, Purpose, Question, ScopeValue},
     text::Text,
 };
 
