@@ -14,8 +14,8 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, FORWARDED, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
     },
 };
 use http_body::Body as _;
@@ -84,7 +84,7 @@ async fn forward(
     ours(request.headers_mut(), version, connection.is_secure, site.believes(connection.peer));
     announce(request, upstream);
     if let Some(tunnel) = tunnel {
-        let (response, deadline) = through(site, upstream, pending, &tunnel).await?;
+        let (response, deadline) = Box::pin(through(site, upstream, pending, &tunnel)).await?;
         return Ok(tunnel::open(tunnel, response, deadline, site));
     }
     let mut response = exchange(site, upstream, pending).await?;
@@ -101,10 +101,9 @@ async fn forward(
 
 /// Makes `Host` say for whom the request is, whichever way the client said it.
 fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next();
+    let host = request.headers().get(HOST);
     // RFC 9112, 3.2: more than one, or none, is a bad request.
-    if hosts.next().is_some() {
+    if are_several(request.headers(), &HOST) {
         return Err(StatusCode::BAD_REQUEST);
     }
     let host = match (request.uri().authority(), host) {
@@ -124,6 +123,12 @@ fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
     }
     request.headers_mut().insert(HOST, host);
     Ok(())
+}
+
+/// Whether there are several lines of that name.
+fn are_several(headers: &HeaderMap, name: &HeaderName) -> bool {
+    // Mostly there is one line of each.
+    headers.len() > headers.keys_len() && headers.get_all(name).iter().nth(1).is_some()
 }
 
 fn without_port(host: &[u8]) -> &[u8] {
@@ -204,8 +209,10 @@ fn keep_trailers(headers: &mut HeaderMap) {
 /// Says once what a server says several times: RFC 9110, 8.6. That all say the same was seen when it was read.
 fn one_length(headers: &mut HeaderMap) {
     let is_one = |length: &HeaderValue| !length.as_bytes().contains(&b',');
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next().filter(|first| lengths.next().is_some() || !is_one(first)) else { return };
+    let Some(first) = headers.get(CONTENT_LENGTH) else { return };
+    if is_one(first) && !are_several(headers, &CONTENT_LENGTH) {
+        return;
+    }
     let length = first.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
     if let Ok(length) = HeaderValue::from_bytes(length) {
         headers.insert(CONTENT_LENGTH, length);
@@ -220,14 +227,16 @@ fn ours(headers: &mut HeaderMap, version: Version, is_secure: bool, is_believed:
         _ => HeaderValue::from_static("1.1 ipveil"),
     };
     headers.append(VIA, via);
-    // A trusted proxy in front knows better; anybody else doesn't.
-    if !is_believed || !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if is_secure { "https" } else { "http" }));
-    }
-    if (!is_believed || !headers.contains_key(&X_FORWARDED_HOST))
-        && let Some(host) = headers.get(HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
+    let host = headers.get(HOST).cloned();
+    let protocol = HeaderValue::from_static(if is_secure { "https" } else { "http" });
+    for (name, value) in [(X_FORWARDED_PROTO, Some(protocol)), (X_FORWARDED_HOST, host)] {
+        match (headers.entry(name), value) {
+            // A trusted proxy in front knows better; anybody else doesn't.
+            (Entry::Occupied(_), _) if is_believed => {}
+            (Entry::Occupied(mut entry), Some(value)) => drop(entry.insert(value)),
+            (Entry::Vacant(entry), Some(value)) => drop(entry.insert(value)),
+            (_, None) => {}
+        }
     }
 }
 

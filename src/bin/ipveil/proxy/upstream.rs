@@ -187,7 +187,7 @@ impl Endpoint {
         if announcement.is_none() {
             let h2 = lock(self.h2_here()).clone();
             if let Some(sender) = h2.filter(|sender| !sender.is_closed()) {
-                return self.send_h2(sender, request, deadline).await;
+                return Box::pin(self.send_h2(sender, request, deadline)).await;
             }
             // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
             while let Some(link) = self.take() {
@@ -197,7 +197,8 @@ impl Endpoint {
                 }
             }
         }
-        let connect = self.connect(announcement.as_ref());
+        // On its own: it is large, and rarely needed.
+        let connect = Box::pin(self.connect(announcement.as_ref()));
         let connected = match in_time(deadline, deadline.site.deadlines.connect, connect).await {
             Ok(Ok(connected)) => connected,
             failed => {
@@ -212,7 +213,7 @@ impl Endpoint {
                 if announcement.is_none() {
                     *lock(self.h2_here()) = Some(sender.clone());
                 }
-                self.send_h2(sender, request, deadline).await
+                Box::pin(self.send_h2(sender, request, deadline)).await
             }
         }
     }
@@ -418,8 +419,9 @@ impl Linked {
         // To whom the connection goes back; nobody, if it is for one request only.
         endpoint: Option<&Arc<Endpoint>>,
     ) -> Result<Answer, Failed> {
-        let Some(mut taken) = request.take() else { return Err(Failed::Response) };
-        for_h1(&mut taken);
+        // While it is where it is: to move it takes longer.
+        request.iter_mut().for_each(for_h1);
+        let Some(taken) = request.take() else { return Err(Failed::Response) };
         let mut response = std::pin::pin!(self.sender.try_send_request(taken));
         let mut is_waiting = false;
         let polled = poll_fn(|context| {
