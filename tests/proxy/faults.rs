@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     sync::{
         Arc,
@@ -73,6 +73,25 @@ fn a_server_that_does_not_begin_to_answer_is_late() {
     assert_eq!((answer.status(), answer.text()), (504, "504 Gateway Timeout\n"));
     assert!(began.elapsed() >= HALF);
     assert!(ended.recv_timeout(SOON).unwrap(), "nobody waits for it any more");
+}
+
+#[test]
+fn a_server_that_can_not_be_reached_is_tried_once() {
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    // Once nobody else may wait to be accepted, the system answers no more.
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, HALF) {
+        waiting.push(stream);
+    }
+    let deadline = Duration::from_secs(2);
+    let edge = start(&(before(address) + "[deadlines]\nconnect = \"2s\"\n"));
+    let began = Instant::now();
+    assert_eq!(ask(edge.port, get("/", "")).status(), 504);
+    let took = began.elapsed();
+    assert!(took >= deadline && took < 2 * deadline, "{took:?}");
 }
 
 #[test]

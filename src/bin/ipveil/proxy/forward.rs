@@ -281,11 +281,14 @@ async fn exchange(
             Ok(Answer::H2(response)) => return Ok(response.map(|body| ResponseBody::H2(body, deadline))),
             Err(failed) => {
                 attempts += 1;
+                let next = upstream.choose(Some(server));
+                // Who can't be reached now can't be a moment later.
+                let is_in_vain = Arc::ptr_eq(next, server) && matches!(failed, Failed::Connect | Failed::ConnectLate);
                 // Nothing of it was sent, if it is still there.
-                if request.is_none() || attempts == ATTEMPTS {
+                if request.is_none() || attempts == ATTEMPTS || is_in_vain {
                     return Err(status(failed));
                 }
-                server = upstream.choose(Some(server));
+                server = next;
             }
         }
     }
