@@ -18,7 +18,7 @@ use ipveil::{
     ClientAddr, KeyRing, Policy, Pseudonym,
     keys::{
         Epochs, KeyEvent, KeyId, ManualClock, Notice, Origin, Reason, SystemClock, WhenUnavailable,
-        fleet::{Console, FleetError, FleetSecret, RedisSource, StoreAddress},
+        fleet::{Console, FleetError, FleetSecret, RedisSource, SecretHandle, StoreAddress},
     },
     policy::{Scope, View},
 };
@@ -467,6 +467,106 @@ fn a_secret_is_replaced_without_a_gap() {
     let one = fleet.join_as(source(&server.url(), &new));
     within(Duration::from_secs(5), "agreement", || agreed([&one, &two]));
     assert!(one.notices().iter().all(|notice| !matches!(notice, Notice::Forged(_))));
+}
+
+/// How often this node was given another secret, and said so.
+fn replaced(node: &Node) -> usize {
+    node.notices().iter().filter(|notice| matches!(notice, Notice::SecretReplaced { .. })).count()
+}
+
+#[test]
+fn a_secret_is_replaced_while_all_nodes_run() {
+    let (server, fleet) = (Server::start(), fleet());
+    let (old, new) = (fleet.secret.clone(), FleetSecret::generate().unwrap().to_string());
+    let (nodes, handles): (Vec<_>, Vec<SecretHandle>) = (0..3)
+        .map(|_| source(&server.url(), &old))
+        .map(|source| (source.secret_handle(), source))
+        .map(|(handle, source)| (fleet.join_as(source), handle))
+        .unzip();
+    let first = within(SOON, "agreement", || agreed(&nodes));
+    // There is a generation to be signed, and the next epoch's key is prepared.
+    nodes[0].keys.rotate().unwrap();
+    let key = within(SOON, "another key", || agreed(&nodes).filter(|key| *key != first));
+    fleet.clock.advance(HOUR * 12 - Duration::from_secs(10));
+    let has_next = |node: &Node| {
+        let events = node.events.lock().unwrap();
+        events.iter().any(|event| matches!(event, KeyEvent::Minted { epoch, .. } if epoch.number() == 20_001))
+    };
+    until("the next key", || {
+        // Who hears of the next epoch's generation asks again, and that is counted by the ring's clock.
+        fleet.clock.advance(Duration::from_millis(2));
+        nodes.iter().all(has_next).then_some(())
+    });
+    let (pseudonym, minted) = (nodes[0].pseudonym(), || {
+        let count = |node: &Node| {
+            let events = node.events.lock().unwrap();
+            events.iter().filter(|event| matches!(event, KeyEvent::Minted { .. } | KeyEvent::Destroyed { .. })).count()
+        };
+        nodes.iter().map(count).collect::<Vec<_>>()
+    });
+    let keys = minted();
+
+    let steps = [format!("{old}\n{new}\n"), format!("{new}\n{old}\n"), format!("{new}\n")];
+    let mut connection = server.connection();
+    for (step, text) in steps.iter().enumerate() {
+        for (handle, node) in handles.iter().zip(&nodes) {
+            handle.replace(secret(text));
+            until("it uses it", || (replaced(node) == step + 1).then_some(()));
+            for node in &nodes {
+                assert_eq!((node.key(), node.pseudonym()), (Some(key), pseudonym));
+            }
+        }
+        // What everybody needs is signed by the first of both.
+        let signer = secret(text).id().to_be_bytes();
+        until("all is signed", || {
+            ["20000:generation", "20000:1:claim", "20001:generation", "20001:1:claim"]
+                .iter()
+                .all(|name| {
+                    let record: Vec<u8> = connection.get(format!("ipveil:{{edge}}:{name}")).unwrap();
+                    record.get(1..9) == Some(&signer[..])
+                })
+                .then_some(())
+        });
+    }
+    assert_eq!(minted(), keys, "no key has come or gone");
+    // The same again is no news.
+    handles[0].replace(secret(&new));
+
+    // In the middle of the epoch: who has the old one only is refused, and who has the new one only is let in.
+    let late = Fleet { secret: new.clone(), clock: fleet.clock.clone(), ..fleet };
+    let (stranger, friend) = (fleet.join(&server.url()), late.join(&server.url()));
+    within(SOON, "the fleet's key", || (friend.key() == Some(key)).then_some(()));
+    let (ours, theirs) = (secret(&old).id(), secret(&new).id());
+    until("it is said", || stranger.notices().contains(&Notice::ForeignSecret { theirs, ours }).then_some(()));
+    assert!(stranger.keys.is_degraded() && stranger.pseudonym() != pseudonym);
+    fleet.clock.advance(Duration::from_secs(10));
+    let all: Vec<_> = nodes.iter().chain([&friend]).collect();
+    within(SOON, "the next key", || agreed(all.iter().copied()).filter(|next| *next != key));
+    assert!(stranger.keys.is_degraded());
+    for node in &nodes {
+        assert_eq!(replaced(node), 3);
+        let is_wrong = |notice: &Notice| matches!(notice, Notice::ForeignSecret { theirs, .. } if *theirs != ours);
+        assert!(!node.notices().iter().any(|notice| is_wrong(notice) || matches!(notice, Notice::Forged(_))));
+    }
+}
+
+#[test]
+fn a_node_that_is_given_a_wrong_secret_keeps_its_key_and_says_so() {
+    let (server, fleet) = (Server::start(), fleet());
+    let other = fleet.join(&server.url());
+    let source = source(&server.url(), &fleet.secret);
+    let handle = source.secret_handle();
+    let node = fleet.join_as(source);
+    let key = within(SOON, "agreement", || agreed([&node, &other]));
+    let wrong = FleetSecret::generate().unwrap();
+    let (ours, theirs) = (secret(&wrong).id(), secret(&fleet.secret).id());
+    handle.replace(secret(&wrong));
+    until("it is said", || node.notices().contains(&Notice::ForeignSecret { theirs, ours }).then_some(()));
+    assert_eq!(agreed([&node, &other]), Some(key));
+    // It hears of nothing until that is put right.
+    other.keys.rotate().unwrap();
+    handle.replace(secret(&fleet.secret));
+    within(SOON, "another key", || agreed([&node, &other]).filter(|next| *next != key));
 }
 
 #[test]

@@ -129,6 +129,11 @@ pub enum Notice {
         /// The name of this node's.
         ours: u64,
     },
+    /// The fleet secret was replaced while the node runs. The number is the public name of the one that it signs with now.
+    SecretReplaced {
+        /// The name of this node's.
+        ours: u64,
+    },
     /// Something in the namespace was not written by any node of the fleet, or was changed since.
     Forged(&'static str),
     /// Nodes with epochs of another length use the same namespace: this one stays out.
@@ -170,6 +175,9 @@ impl fmt::Display for Notice {
                 f,
                 "another fleet secret is in use in this namespace: {theirs:016x}, while this node has {ours:016x}"
             ),
+            Self::SecretReplaced { ours } => {
+                write!(f, "the fleet secret was replaced: this node signs with {ours:016x}")
+            }
             Self::Forged(what) => write!(f, "{what} in the store was not written by the fleet, or was changed"),
             Self::PeriodDiffers { theirs } => write!(
                 f,

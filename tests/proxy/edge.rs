@@ -5,7 +5,7 @@ use std::{
     fs,
     io::Read,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
@@ -39,6 +39,7 @@ struct Heard {
 pub(crate) struct Setup {
     config: String,
     files: Vec<(String, Vec<u8>)>,
+    secret_files: Vec<(String, String)>,
     variables: Vec<(String, String)>,
 }
 
@@ -65,6 +66,12 @@ impl Setup {
         self
     }
 
+    /// One that nobody else may read.
+    pub(crate) fn secret_file(mut self, name: &str, text: &str) -> Self {
+        self.secret_files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
@@ -87,6 +94,9 @@ impl Setup {
         for (name, bytes) in &self.files {
             fs::write(folder.path().join(name), bytes).unwrap();
         }
+        for (name, text) in &self.secret_files {
+            write_secret(&folder.path().join(name), text);
+        }
         let port = free_port();
         let config = filled_in(&self.config, port, &folder);
         fs::write(folder.path().join("ipveil.toml"), config).unwrap();
@@ -96,6 +106,12 @@ impl Setup {
         let edge = Edge::spawn(command, folder, port);
         edge.is_listening().then_some(edge)
     }
+}
+
+fn write_secret(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn filled_in(config: &str, port: u16, folder: &TempDir) -> String {
@@ -140,6 +156,13 @@ impl Edge {
     pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let new = self.path("new");
         fs::write(&new, bytes).unwrap();
+        fs::rename(new, self.path(name)).unwrap();
+    }
+
+    /// Replaces a file that nobody else may read.
+    pub(crate) fn write_secret(&self, name: &str, text: &str) {
+        let new = self.path("new");
+        write_secret(&new, text);
         fs::rename(new, self.path(name)).unwrap();
     }
 

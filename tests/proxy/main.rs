@@ -13,6 +13,11 @@ mod client;
 /// Servers that say what they are told to say, and remember what they were asked.
 mod server;
 
+/// A store for the keys of a fleet.
+#[path = "../store/mod.rs"]
+#[expect(clippy::print_stderr, reason = "a test that installs something says so")]
+mod store;
+
 /// How addresses are written.
 #[path = "../canaries.rs"]
 mod canaries;

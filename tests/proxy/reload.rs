@@ -8,18 +8,25 @@ use std::{
     thread,
 };
 
+use ipveil::keys::fleet::FleetSecret;
 use rustix::process::Signal;
 
 use crate::{
     client::{ask, connect, get},
     edge::{Edge, Setup, before, start, until},
     server::{answer, yes},
+    store,
 };
 
 /// Who a client is for the server, in a session.
 fn pseudonym(edge: &Edge, server: &crate::server::Server) -> String {
+    pseudonym_if_any(edge, server).unwrap()
+}
+
+/// None while there is no key.
+fn pseudonym_if_any(edge: &Edge, server: &crate::server::Server) -> Option<String> {
     ask(edge.port, get("/who", "cookie: sid=1\r\nconnection: close\r\n"));
-    server.last().value("x-forwarded-for").unwrap().to_owned()
+    server.last().value("x-forwarded-for").map(str::to_owned)
 }
 
 #[test]
@@ -170,4 +177,51 @@ fn a_file_that_was_missing_is_waited_for() {
     assert_eq!(ask(edge.port, get("/", "")).status(), 200);
     edge.write("denied.txt", "127.0.0.0/8\n");
     until(|| (ask(edge.port, get("/", "connection: close\r\n")).status() == 403).then_some(()));
+}
+
+#[test]
+fn a_fleets_secret_is_replaced_under_running_proxies() {
+    let (server, store) = (yes(), store::Server::start());
+    let secret = || FleetSecret::generate().unwrap().to_string();
+    let (old, new) = (secret(), secret());
+    let fleet = format!("[keys.redis]\nurls = [\"{}\"]\nsecret = \"fleet.secret\"\n", store.url());
+    let config = before(server.address) + &fleet;
+    let join = |secret: &str| Setup::new(&config).secret_file("fleet.secret", secret).start();
+    let edges = [(); 3].map(|()| join(&old));
+    let [first, others @ ..] = &edges;
+    let agreed = || {
+        let key = pseudonym_if_any(first, &server)?;
+        others.iter().all(|edge| pseudonym_if_any(edge, &server).as_ref() == Some(&key)).then_some(key)
+    };
+    let key = until(agreed);
+    let replaced = |edge: &Edge| edge.log().matches("the fleet secret was replaced").count();
+    for (step, text) in [format!("{old}\n{new}\n"), format!("{new}\n{old}\n"), new.clone()].iter().enumerate() {
+        for (place, edge) in edges.iter().enumerate() {
+            edge.write_secret("fleet.secret", text);
+            // By turns it is told, and sees it by itself.
+            if (step + place) % 2 == 0 {
+                edge.reload();
+            }
+            until(|| (replaced(edge) == step + 1).then_some(()));
+            assert_eq!(agreed().as_ref(), Some(&key));
+        }
+    }
+    // What is no secret changes nothing, is said with its place, and is not shown.
+    for text in ["correct horse battery staple", ""] {
+        first.write_secret("fleet.secret", text);
+        first.reload();
+        assert!(first.log().contains("keys.redis.secret: the fleet secret is not usable"), "{}", first.log());
+        assert_eq!(agreed().as_ref(), Some(&key));
+    }
+    // Who has the old one only is refused, and who has the new one only is one of them.
+    let (stranger, friend) = (join(&old), join(&new));
+    until(|| stranger.log().contains("another fleet secret is in use").then_some(()));
+    until(|| (pseudonym(&friend, &server) == key).then_some(()));
+    assert_ne!(pseudonym(&stranger, &server), key);
+    first.signal(Signal::USR1);
+    until(|| agreed().filter(|next| *next != key && pseudonym_if_any(&friend, &server).as_ref() == Some(next)));
+    for edge in edges.iter().chain([&stranger, &friend]) {
+        let log = edge.log();
+        assert!(!log.contains(&old[15..]) && !log.contains(&new[15..]) && !log.contains("horse"), "{log}");
+    }
 }

@@ -62,7 +62,7 @@ use std::fmt;
 pub use self::{
     console::{Console, FleetStatus, NodeStatus},
     secrets::{FleetSecret, FleetSecretError},
-    source::RedisSource,
+    source::{RedisSource, SecretHandle},
     store::StoreAddress,
 };
 

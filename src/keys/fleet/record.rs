@@ -73,6 +73,11 @@ pub(super) trait Record: Sized {
     }
 }
 
+/// The public name of the secret that a record says it was signed with. That it was is for [`Record::believe`] to say.
+pub(super) fn signer(record: &[u8]) -> Option<u64> {
+    record.get(1..).and_then(|content| Reader(content).number())
+}
+
 /// How long this namespace's epochs are.
 pub(super) struct Fleet {
     pub(super) period: u64,

@@ -14,9 +14,14 @@ use super::super::{KeyError, Secret};
 ///
 /// # Replacing it
 ///
-/// A file may have two lines: the node signs with the first, and accepts both. So, without a gap: add the new one as the
-/// second line on all nodes, and restart them one by one; swap the lines, and restart; after the running epoch has ended
-/// remove the old line, and restart.
+/// A file may have two lines: the node signs with the first, and accepts both. So, without a gap and without a restart: add
+/// the new one as the second line on all nodes; when all have it, swap the lines on all; when all have done so, remove the
+/// old line on all. A node that runs is given the file's new content by [`SecretHandle::replace`](super::SecretHandle::replace)
+/// (`ipveil proxy` does so when the file changes, or on SIGHUP) and keeps its key; one that restarts has it too. Each says when
+/// it does, a quarter of a second later as a rule, in a [`Notice::SecretReplaced`](super::super::Notice::SecretReplaced).
+///
+/// What is in the store for the running epoch and the next is signed anew by each node that has the key when it
+/// begins to sign with another secret, so no step has to wait for an epoch's end.
 pub struct FleetSecret {
     // What signs comes first.
     accepted: Vec<Keys>,
@@ -102,6 +107,11 @@ impl FleetSecret {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.first().id
+    }
+
+    /// Whether both sign with one secret, and accept the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.accepted.iter().map(|keys| keys.id).eq(other.accepted.iter().map(|keys| keys.id))
     }
 
     pub(super) fn first(&self) -> &Keys {

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt, mem, thread,
+    fmt, mem,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -11,7 +13,7 @@ use redis::{Cmd, FromRedisValue, Value, cmd};
 use super::{
     super::{Epoch, EpochKey, KeyError, KeyId, KeySource, Notice, Reason, Request, RingHandle, until},
     FleetError, Names, is_name, random_number,
-    record::{Claim, Fleet, Generation, Member, Node, Place, Record, Unbelievable},
+    record::{Claim, Fleet, Generation, Member, Node, Place, Record, Unbelievable, signer},
     sealed::{self, Address, Pair},
     secrets::FleetSecret,
     store::{Away, Store, StoreAddress},
@@ -24,6 +26,7 @@ use super::{
 pub struct RedisSource {
     store: Store,
     node: Identity,
+    newer: SecretHandle,
     ring: Option<RingHandle>,
     slots: BTreeMap<u64, Slot>,
     // The highest that was heard of for each epoch. It never goes down.
@@ -34,6 +37,30 @@ pub struct RedisSource {
     renewed: Option<Instant>,
     greeted: Option<Instant>,
     turned: Option<Instant>,
+}
+
+/// The fleet secret of a source that is in use, to be replaced: made by [`RedisSource::secret_handle`].
+#[derive(Clone, Default)]
+pub struct SecretHandle(Arc<Mutex<Option<FleetSecret>>>);
+
+impl SecretHandle {
+    /// Has the source use `secret` from now on, and forget the one before. The key that the ring has stays.
+    ///
+    /// It waits for nothing: the source does so when it looks at the store the next time, and then says so
+    /// ([`Notice::SecretReplaced`]). One and the same secret is no news.
+    pub fn replace(&self, secret: FleetSecret) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+    }
+
+    fn take(&self) -> Option<FleetSecret> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for SecretHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretHandle").finish_non_exhaustive()
+    }
 }
 
 /// Who this node is.
@@ -59,6 +86,14 @@ struct Slot {
     waiting: Option<Instant>,
     // Nobody can have this key already: its generation has just begun.
     is_fresh: bool,
+    // What others have signed for this key, this node has signed too, with the secret that it has now.
+    is_signed: bool,
+}
+
+impl Slot {
+    fn new(generation: u64, is_fresh: bool) -> Result<Self, KeyError> {
+        Ok(Self { generation, pair: Pair::random()?, waiting: None, is_fresh, is_signed: false })
+    }
 }
 
 /// What was said already, so that it is said once.
@@ -117,6 +152,7 @@ impl RedisSource {
         Self {
             store: Store::new(store),
             node,
+            newer: SecretHandle::default(),
             ring: None,
             slots: BTreeMap::new(),
             generations: BTreeMap::new(),
@@ -154,6 +190,12 @@ impl RedisSource {
         Ok(self)
     }
 
+    /// By which its secret can be replaced when a ring has it already: see [`FleetSecret`].
+    #[must_use]
+    pub fn secret_handle(&self) -> SecretHandle {
+        self.newer.clone()
+    }
+
     fn notice(&self, notice: Notice) {
         if let Some(ring) = &self.ring {
             ring.notice(notice);
@@ -185,11 +227,24 @@ impl RedisSource {
         self.unspread.retain(is_kept);
     }
 
+    /// Uses the secret that came in the place of the one before, if one has.
+    fn take_secret(&mut self) {
+        let Some(secret) = self.newer.take().filter(|secret| !secret.is_same(&self.node.secret)) else { return };
+        self.node.secret = secret;
+        // What is in the store is signed anew, soon, so that nodes that have only the new one believe it.
+        (self.renewed, self.greeted) = (None, None);
+        self.slots.values_mut().for_each(|slot| slot.is_signed = false);
+        // Who was a stranger may be none now, or still be one.
+        self.said.foreign.clear();
+        self.notice(Notice::SecretReplaced { ours: self.node.secret.id() });
+    }
+
     /// Looks at the store, and does for `epoch` what is to be done: whether or not the ring wants a key. Gives one if the ring
     /// wants it and it can be had.
     fn turn(&mut self, epoch: u64, is_wanted: bool) -> Result<Option<EpochKey>, Trouble> {
         let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
         let now = ring.now().ok_or(Trouble::StayOut)?;
+        self.take_secret();
         let board = self.read(epoch)?;
         self.look_at_the_clock(now.wall, board.time);
         self.look_at_the_fleet(&board)?;
@@ -205,8 +260,7 @@ impl RedisSource {
         }
         let generation = self.generation(epoch);
         if self.slots.get(&epoch).is_none_or(|slot| slot.generation != generation) {
-            let slot = Slot { generation, pair: Pair::random()?, waiting: None, is_fresh: false };
-            self.slots.insert(epoch, slot);
+            self.slots.insert(epoch, Slot::new(generation, false)?);
         }
         self.introduce(epoch, &board, now.wall)?;
 
@@ -234,6 +288,7 @@ impl RedisSource {
         match held {
             Some((_, commitment)) if commitment == claim.commitment => {
                 self.await_nobody(epoch);
+                self.sign_too(epoch, &board, &claim, now.wall)?;
                 self.answer(epoch, &board, &claim, &ring, now.wall)?;
                 Ok(None)
             }
@@ -393,8 +448,8 @@ impl RedisSource {
         self.generations.insert(epoch, generation);
         // Dropped: what was sealed for the one before opens no more.
         self.slots.remove(&epoch);
-        if let Ok(pair) = Pair::random() {
-            self.slots.insert(epoch, Slot { generation: generation.number, pair, waiting: None, is_fresh });
+        if let Ok(slot) = Slot::new(generation.number, is_fresh) {
+            self.slots.insert(epoch, slot);
         }
     }
 
@@ -421,8 +476,9 @@ impl RedisSource {
         let member = self.node.member;
         let public = self.slots.get(&epoch).ok_or(Trouble::StayOut)?.pair.public;
         let is_there = board.members.get(&field(member)).is_some_and(|record| {
-            Member::believe(record, &self.node.secret, self.place(epoch))
-                .is_ok_and(|there| there.member == member && there.public == public)
+            signer(record) == Some(self.node.secret.id())
+                && Member::believe(record, &self.node.secret, self.place(epoch))
+                    .is_ok_and(|there| there.member == member && there.public == public)
         });
         if is_there {
             return Ok(());
@@ -459,6 +515,40 @@ impl RedisSource {
         let name = Names(&self.node.namespace).claim(epoch, self.generation(epoch));
         let set = cmd("SET").arg(name).arg(record).arg("NX").arg("GET").arg("PX").arg(expiry).take();
         value(self.ask(&[set])?.pop())
+    }
+
+    /// Signs what is there for this key with the secret by which this node signs, if another was used: by the time that all nodes
+    /// sign with a new one, nothing needs the old one any more. Once, or two nodes of different opinion would never end.
+    fn sign_too(&mut self, epoch: u64, board: &Board, claim: &Claim, wall: SystemTime) -> Result<(), Trouble> {
+        if self.slots.get(&epoch).is_none_or(|slot| slot.is_signed) {
+            return Ok(());
+        }
+        let (ours, names, place) = (self.node.secret.id(), Names(&self.node.namespace), self.place(epoch));
+        let mut records = Vec::new();
+        if let Some(there) = board.generation.as_ref().filter(|there| signer(there) != Some(ours))
+            && let Some(known) = self.generations.get(&epoch)
+        {
+            let record = known.sign(&self.node.secret, Place { generation: 0, ..place });
+            records.push((names.generation(epoch), there, record));
+        }
+        if let Some(there) = board.claim.as_ref().filter(|there| signer(there) != Some(ours)) {
+            records.push((names.claim(epoch, place.generation), there, claim.sign(&self.node.secret, place)));
+        }
+        let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
+        for (name, there, record) in records {
+            let record = record.ok_or(Trouble::StayOut)?;
+            let set = cmd("SET").arg(&name).arg(record).arg("XX").arg("GET").arg("PX").arg(expiry).take();
+            let before: Option<Vec<u8>> = value(self.ask(&[set])?.pop())?;
+            // Whoever has written something else meanwhile, such as a rotation, has the last word.
+            if let Some(before) = before.filter(|before| before != there) {
+                self.ask(&[cmd("SET").arg(&name).arg(before).arg("PX").arg(expiry).take()])?;
+                return Ok(());
+            }
+        }
+        if let Some(slot) = self.slots.get_mut(&epoch) {
+            slot.is_signed = true;
+        }
+        Ok(())
     }
 
     fn mint(&mut self, epoch: u64, ring: &RingHandle, wall: SystemTime) -> Result<Option<EpochKey>, Trouble> {
@@ -673,6 +763,7 @@ impl KeySource for RedisSource {
 
     fn rotated(&mut self, epoch: Epoch) {
         let Some(now) = self.ring.as_ref().and_then(RingHandle::now) else { return };
+        self.take_secret();
         for epoch in [epoch.0, epoch.0 + 1] {
             let generation =
                 Generation { number: self.generation(epoch).saturating_add(1), at: milliseconds(now.wall) };

@@ -341,9 +341,8 @@ impl Config {
         let home = path.parent().unwrap_or(Path::new(""));
         config.paths(|path| *path = home.join(&*path));
         config.made_paths(|path| *path = home.join(&*path));
-        let Keys { file, journal, redis, .. } = &mut config.keys;
-        let secret = redis.as_mut().map(|fleet| &mut fleet.secret);
-        for path in [file.as_mut(), journal.as_mut(), secret].into_iter().flatten() {
+        let Keys { file, journal, .. } = &mut config.keys;
+        for path in [file.as_mut(), journal.as_mut()].into_iter().flatten() {
             *path = home.join(&*path);
         }
         Ok(config)
@@ -405,6 +404,7 @@ impl Config {
         self.geo.iter_mut().for_each(|geo| each(&mut geo.database));
         self.deny.files.iter_mut().for_each(&mut each);
         self.allow.files.iter_mut().for_each(&mut each);
+        self.keys.redis.iter_mut().for_each(|fleet| each(&mut fleet.secret));
     }
 
     /// What is made when it runs, or made by others.

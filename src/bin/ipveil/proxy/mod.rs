@@ -45,7 +45,7 @@ use ipveil::{
     KeyRing, Scrubber,
     keys::{
         Epochs, KeyEvent, MemorySource, RuntimeFile, WhenUnavailable,
-        fleet::{FleetSecret, RedisSource, StoreAddress},
+        fleet::{FleetSecret, RedisSource, SecretHandle, StoreAddress},
         journal::Journal,
     },
     scrub::{scrub_panics, tracing::MakeScrubWriter},
@@ -118,6 +118,8 @@ pub(crate) struct Proxy {
     seen: Seen,
     site: Arc<Site>,
     keys: KeyRing,
+    // If the keys are a fleet's.
+    secret: Option<SecretHandle>,
     journal: Option<Journal>,
     bans: Option<Arc<Bans>>,
     listening: Vec<(Address, Listening)>,
@@ -138,7 +140,7 @@ impl Proxy {
         };
         // Kept even if they are off now, since a later configuration may turn them on.
         let bans = Arc::new(Bans::new(config.bans.tokens, count));
-        let (keys, journal) = keys(&config, &bans)?;
+        let (keys, secret, journal) = keys(&config, &bans)?;
         let bans = Some(bans);
         let lasting = Lasting { keys: &keys, bans: bans.clone(), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
@@ -149,7 +151,7 @@ impl Proxy {
         workers.tell(|| Ok(Message::Serve(Arc::clone(&site), Some(share(&listening)?))))?;
         let seen = Seen::of(path.as_deref(), &config);
         let (workers, is_draining) = (Arc::new(workers), Arc::new(AtomicBool::new(false)));
-        Ok(Self { path, config, seen, site, keys, journal, bans, listening, workers, threads, is_draining })
+        Ok(Self { path, config, seen, site, keys, secret, journal, bans, listening, workers, threads, is_draining })
     }
 
     /// Where it listens.
@@ -260,8 +262,10 @@ impl Proxy {
         self.seen.look();
         let config = Config::read(path)?;
         self.seen.name(&config);
+        let fleet = config.keys.redis.as_ref().zip(self.secret.as_ref());
+        let secret = fleet.map(|(fleet, handle)| Ok::<_, anyhow::Error>((handle, secret(fleet)?))).transpose()?;
         for (key, is_same) in [
-            ("keys", config.keys == self.config.keys),
+            ("keys", are_same_but_for_the_secret(&config.keys, &self.config.keys)),
             ("threads", config.threads == self.config.threads),
             ("admin", config.admin == self.config.admin),
             ("memory", config.memory == self.config.memory),
@@ -295,6 +299,9 @@ impl Proxy {
             self.listening = opened;
         }
         std::mem::replace(&mut self.site, site).retire();
+        if let Some((handle, secret)) = secret {
+            handle.replace(secret);
+        }
         self.config = config;
         Ok(())
     }
@@ -359,21 +366,26 @@ fn epochs(config: &Config) -> anyhow::Result<Epochs> {
     Epochs::every(config.keys.period).context(Key::new(["keys", "period"]))
 }
 
-/// The key ring, and where it writes down what becomes of its keys.
-fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<(KeyRing, Option<Journal>)> {
+/// The key ring, how its fleet's secret is replaced, and where it writes down what becomes of its keys.
+fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<(KeyRing, Option<SecretHandle>, Option<Journal>)> {
     let settings = &config.keys;
     let when = match settings.when_unavailable {
         config::WhenUnavailable::Degrade => WhenUnavailable::Degrade,
         config::WhenUnavailable::Withhold => WhenUnavailable::Withhold,
     };
     let epochs = epochs(config)?;
+    let mut secret = None;
     let builder = match (&settings.file, &settings.redis) {
         (Some(path), _) if settings.file_may_be_on_a_disk => KeyRing::builder(
             RuntimeFile::open_even_on_a_disk_that_remembers_keys(path).context(Key::new(["keys", "file"]))?,
             epochs,
         ),
         (Some(path), _) => KeyRing::builder(RuntimeFile::open(path).context(Key::new(["keys", "file"]))?, epochs),
-        (None, Some(fleet)) => KeyRing::builder(self::fleet(fleet)?, epochs),
+        (None, Some(fleet)) => {
+            let source = self::fleet(fleet)?;
+            secret = Some(source.secret_handle());
+            KeyRing::builder(source, epochs)
+        }
         (None, None) => KeyRing::builder(MemorySource, epochs),
     };
     let journal = settings.journal.as_ref().map(Journal::open).transpose().context(Key::new(["keys", "journal"]))?;
@@ -387,11 +399,11 @@ fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<(KeyRing, Option<Jo
             record(event);
         }
     });
-    Ok((ring.start()?, journal))
+    Ok((ring.start()?, secret, journal))
 }
 
 fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
-    let secret = FleetSecret::read(&settings.secret).context(Key::new(["keys", "redis", "secret"]))?;
+    let secret = secret(settings)?;
     let urls = settings.urls.iter().map(String::as_str);
     // What is wrong with a URL is said without it: there may be a password in there.
     let address = match (&settings.master, settings.cluster, urls.clone().next()) {
@@ -407,6 +419,19 @@ fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
         source = source.node(node).context(Key::new(["keys", "redis", "node"]))?;
     }
     Ok(source)
+}
+
+fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
+    FleetSecret::read(&fleet.secret).context(Key::new(["keys", "redis", "secret"]))
+}
+
+/// The secret is read again with each configuration, from wherever that says.
+fn are_same_but_for_the_secret(new: &config::Keys, old: &config::Keys) -> bool {
+    let mut new = new.clone();
+    if let (Some(new), Some(old)) = (&mut new.redis, &old.redis) {
+        new.secret.clone_from(&old.secret);
+    }
+    new == *old
 }
 
 /// What runs here is not to be read by other processes, nor written to a disk when it fails.
