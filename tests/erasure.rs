@@ -1,5 +1,5 @@
-//! What is left of a key after its end: nothing in any memory, stacks included, and nothing that the store, the fleet's
-//! secret and the memory of every node together give.
+//! What is left of a key after its end: nothing in any memory, stacks included, nothing in a core dump, and nothing that the
+//! store, the fleet's secret and the memory of every node together give.
 //!
 //! Nodes are processes of their own, whose memory is read from outside. Nothing that is looked for is in it by way of the test.
 
@@ -13,7 +13,10 @@ use std::{
     hint::black_box,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, TcpStream},
-    os::unix::fs::FileExt as _,
+    os::unix::{
+        fs::FileExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Arc, Barrier, Mutex, mpsc},
     thread,
@@ -29,6 +32,7 @@ use ipveil::{
     policy::{Scope, View},
 };
 use redis::Commands as _;
+use tempfile::TempDir;
 use zeroize::{Zeroize as _, zeroize_stack};
 
 use self::store::{Server, until};
@@ -43,6 +47,8 @@ struct Player {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    // Where it is, and where its core dump comes to be.
+    folder: TempDir,
 }
 
 /// Which part this process plays, if it is not the test itself.
@@ -52,15 +58,21 @@ fn part() -> Option<String> {
 
 impl Player {
     fn start(test: &str, part: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let folder = tempfile::tempdir().unwrap();
+        // It does what a program can do to have all of its memory dumped, its code left out, and nothing against it.
+        let mut child = Command::new("sh")
+            .arg0("player")
+            .args(["-c", "ulimit -Sc $(ulimit -Hc); echo 0x3b > /proc/self/coredump_filter; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
             .env("IPVEIL_TEST_PART", part)
+            .current_dir(folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Self { child, input, output }
+        Self { child, input, output, folder }
     }
 
     fn tell(&mut self, line: &str) {
@@ -79,39 +91,95 @@ impl Player {
 
     /// Shows each part of its memory that can be read and written.
     fn memory(&self, mut show: impl FnMut(&str, &[u8])) {
+        self.mappings(|_, mode| mode.starts_with("rw"), &mut show);
+    }
+
+    fn mappings(&self, is_wanted: impl Fn(&str, &str) -> bool, show: &mut impl FnMut(&str, &[u8])) {
         let process = self.child.id();
         let memory = File::open(format!("/proc/{process}/mem")).unwrap();
         for line in fs::read_to_string(format!("/proc/{process}/maps")).unwrap().lines() {
             let mut words = line.split_ascii_whitespace();
             let (range, mode) = (words.next().unwrap(), words.next().unwrap());
-            if !mode.starts_with("rw") {
+            if !is_wanted(range, mode) {
                 continue;
             }
             let (start, end) = range.split_once('-').unwrap();
             let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
-            let mut at = start;
-            while at < end {
-                // With some of the part before, for what lies across.
-                let from = at.saturating_sub(64).max(start);
-                let mut part = vec![0; usize::try_from((end - from).min(1 << 20)).unwrap()];
-                // What can't be read from outside (memfd_secret) no image has either.
-                if memory.read_exact_at(&mut part, from).is_ok() {
-                    show(line, &part);
-                }
-                at = from + part.len() as u64;
-            }
+            show_in_parts(&memory, start, end, |part| show(line, part));
         }
     }
 
     fn holds(&self, needle: &[u8]) -> Option<String> {
         let mut found = None;
         self.memory(|place, part| {
-            if part.windows(needle.len()).any(|window| window == needle) {
+            if contains(part, needle) {
                 found.get_or_insert_with(|| place.to_owned());
             }
         });
         found
     }
+
+    /// What a core dump of it would hold whatever is set: every mapping but those that the kernel was told to leave out, for which
+    /// `smaps` has the flag `dd`. Gives how many those were.
+    fn dumpable_memory(&self, mut show: impl FnMut(&str, &[u8])) -> usize {
+        let process = self.child.id();
+        let mut left_out = HashSet::new();
+        let mut mapping = String::new();
+        for line in fs::read_to_string(format!("/proc/{process}/smaps")).unwrap().lines() {
+            let mut words = line.split_ascii_whitespace();
+            match words.next() {
+                Some("VmFlags:") if words.any(|flag| flag == "dd") => {
+                    left_out.insert(mapping.clone());
+                }
+                Some(range) if !range.ends_with(':') => range.clone_into(&mut mapping),
+                _ => {}
+            }
+        }
+        self.mappings(|range, _| !left_out.contains(range), &mut show);
+        left_out.len()
+    }
+
+    /// Ends it as a crash would, and shows the core dump that the kernel writes. False if this system gives cores to a program, or
+    /// puts them where only its administrator knows, or allows none: then [`dumpable_memory`](Self::dumpable_memory) has to do.
+    fn crash(mut self, mut show: impl FnMut(&str, &[u8])) -> bool {
+        let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let limit = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        let is_written = !pattern.starts_with('|') && !pattern.contains('/') && !pattern.trim().is_empty();
+        let is_allowed = limit.split_ascii_whitespace().next() == Some("unlimited");
+        let kill = Command::new("sh").args(["-c", &format!("kill -ABRT {}", self.child.id())]).status().unwrap();
+        assert!(kill.success());
+        let status = self.child.wait().unwrap();
+        if !is_written || !is_allowed {
+            eprintln!("no core dump: the pattern is {:?}, the limit {}", pattern.trim(), limit.trim());
+            return false;
+        }
+        assert!(status.core_dumped(), "{status}");
+        let cores: Vec<_> = walk(self.folder.path());
+        let [core] = &cores[..] else { panic!("{cores:?}") };
+        let file = File::open(core).unwrap();
+        show_in_parts(&file, 0, file.metadata().unwrap().len(), |part| show("a core dump", part));
+        true
+    }
+}
+
+/// With some of the part before, for what lies across.
+fn show_in_parts(file: &File, start: u64, end: u64, mut show: impl FnMut(&[u8])) {
+    let mut at = start;
+    while at < end {
+        let from = at.saturating_sub(64).max(start);
+        let mut part = vec![0; usize::try_from((end - from).min(1 << 20)).unwrap()];
+        // What can't be read from outside (memfd_secret) no image has either.
+        if file.read_exact_at(&mut part, from).is_ok() {
+            show(&part);
+        }
+        at = from + part.len() as u64;
+    }
+}
+
+fn contains(part: &[u8], needle: &[u8]) -> bool {
+    // Most of memory is nothing at all.
+    part.iter().any(|&byte| byte != 0) && part.windows(needle.len()).any(|window| window == needle)
 }
 
 impl Drop for Player {
@@ -233,6 +301,52 @@ fn the_memory_of_a_process_holds_nothing_of_a_destroyed_key() {
     for needle in [&key[..], &key[..16], &key[16..]] {
         assert_eq!(careful.holds(needle), None, "{} bytes of it", needle.len());
     }
+}
+
+#[test]
+fn a_core_dump_holds_no_key_while_it_lives_and_none_when_it_is_destroyed() {
+    const TEST: &str = "a_core_dump_holds_no_key_while_it_lives_and_none_when_it_is_destroyed";
+    if let Some(part) = part() {
+        return play_known_key(&part);
+    }
+    let mut key = [0; 32];
+    File::open("/dev/urandom").unwrap().read_exact(&mut key).unwrap();
+    let masked: String = key.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect();
+    let start = |part: &str, what: &str| {
+        let mut player = Player::start(TEST, part);
+        player.tell(&masked);
+        assert_eq!(player.hear(), what);
+        player
+    };
+    // Also halves of it, as they are moved through wide registers.
+    let needles = [&key[..], &key[..16], &key[16..]];
+    let search = |player: Player| {
+        let (mut found, mut size) = (HashSet::new(), 0);
+        let mut show = |place: &str, part: &[u8]| {
+            size += part.len();
+            if needles.iter().any(|needle| contains(part, needle)) {
+                found.insert(place.to_owned());
+            }
+        };
+        let left_out = player.dumpable_memory(&mut show);
+        let is_written = player.crash(&mut show);
+        eprintln!("{left_out} mappings are left out, a core dump was written: {is_written}; {size} bytes in all");
+        (found, left_out, is_written)
+    };
+
+    let (found, _, is_written) = search(start("careless", "leaked"));
+    assert!(found.len() > usize::from(is_written), "the search finds what is there: {found:?}");
+    assert_eq!(found.contains("a core dump"), is_written);
+
+    let (found, left_out, _) = search(start("careful", "hashed"));
+    assert_eq!(found, HashSet::new(), "while the key lives");
+    assert_ne!(left_out, 0, "the key is in memory that is left out");
+
+    let mut careful = start("careful", "hashed");
+    careful.tell("go on");
+    assert_eq!(careful.hear(), "destroyed");
+    let (found, ..) = search(careful);
+    assert_eq!(found, HashSet::new(), "when it is destroyed");
 }
 
 fn play_restarted(path: &str) {
@@ -443,8 +557,9 @@ fn all_that_the_store_ever_held_and_the_secret_and_the_memory_of_every_node_give
     assert_ne!(written, 0, "it is on the disk, for ever");
     thief.search(secret.as_bytes(), 1);
     let from_the_store = thief.tried.len();
-    for node in &nodes {
+    for node in nodes {
         node.memory(|_, part| thief.search(part, 4));
+        node.crash(|_, part| thief.search(part, 4));
     }
     eprintln!("tried {from_the_store} from the store, {} in all", thief.tried.len());
     assert!(from_the_store > 100 && thief.tried.len() > from_the_store);
