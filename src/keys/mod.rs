@@ -65,7 +65,7 @@ use std::{
     cell::Cell,
     fmt,
     sync::{
-        RwLock,
+        Mutex, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},

@@ -176,7 +176,9 @@ impl KeyRingBuilder {
         let shared = Arc::new(Shared {
             epochs,
             clock,
-            lent: Lent::new(thread::available_parallelism().map_or(1, usize::from)),
+            // More than can run at once: who has lost its core in the middle of a hash keeps a rotation waiting, and with it
+            // whoever takes the same lock.
+            lent: Lent::new(4 * thread::available_parallelism().map_or(1, usize::from)),
             state: Mutex::new(State {
                 current: None,
                 next: None,
