@@ -73,7 +73,7 @@ impl Pseudonym {
         *self == Self::Withheld
     }
 
-    /// What [`Shape::from_bits`] makes it from again; nothing if it is withheld.
+    /// What [`Shape::of_bits`] makes it from again; nothing if it is withheld.
     #[inline]
     pub(crate) fn bits(&self) -> Option<[u8; 16]> {
         match self {
@@ -232,7 +232,7 @@ impl Shape {
 
     /// The pseudonym that had these [bits](Pseudonym::bits).
     #[inline]
-    pub(crate) fn from_bits(self, bits: [u8; 16]) -> Pseudonym {
+    pub(crate) fn of_bits(self, bits: [u8; 16]) -> Pseudonym {
         match self {
             Self::Token => Pseudonym::Token(Token(bits)),
             Self::Address => Pseudonym::Address(bits.into()),
@@ -266,7 +266,7 @@ mod tests {
         fn a_pseudonym_is_made_from_its_bits_again(hash: [u8; 16]) {
             for shape in [Shape::Token, Shape::Address, Shape::AddressV4] {
                 let pseudonym = shape.of(hash, PseudonymRange::default());
-                prop_assert_eq!(pseudonym.bits().map(|bits| shape.from_bits(bits)), Some(pseudonym));
+                prop_assert_eq!(pseudonym.bits().map(|bits| shape.of_bits(bits)), Some(pseudonym));
             }
         }
 

@@ -376,7 +376,7 @@ impl Scrubber {
                 let pseudonym = match memo {
                     Some(memo) if *is_stable && !has_window => {
                         let bits = memo.recall(address, || self.pseudonym(address).bits());
-                        bits.map_or(Pseudonym::Withheld, |bits| shape.from_bits(bits))
+                        bits.map_or(Pseudonym::Withheld, |bits| shape.of_bits(bits))
                     }
                     _ => self.pseudonym(address),
                 };
