@@ -1,6 +1,7 @@
 //! Servers that fail, clients that dawdle, and an end in the middle of work.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
@@ -322,6 +323,33 @@ fn who_does_not_read_is_cut_off() {
     client.send(get("/", ""));
     let sent = ended.recv_timeout(SOON).unwrap();
     assert!(sent < 100 << 20, "memory is bounded, and {sent} bytes were taken");
+}
+
+#[test]
+fn a_connection_that_waits_takes_little_memory() {
+    let edge = start(&before(yes().address));
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", edge.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let mut first = connect(edge.port);
+    for _ in 0..100 {
+        first.send(get("/", ""));
+        assert_eq!(first.answer().status(), 200);
+    }
+    let before = resident();
+    let mut clients: Vec<_> = (0..400).map(|_| connect(edge.port)).collect();
+    for client in &mut clients {
+        client.send(get("/", ""));
+        assert_eq!(client.answer().status(), 200);
+    }
+    // In KiB. A buffer alone has 8.
+    until(|| (resident().saturating_sub(before) < 8 * clients.len()).then_some(()));
+    for client in &mut clients {
+        client.send(get("/", ""));
+        assert_eq!(client.answer().status(), 200);
+    }
 }
 
 #[test]

@@ -47,6 +47,14 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
     // Without `realloc` of `A`, which would leave what was there behind: the trait's own allocates, copies, and gives back.
 }
 
+/// Lets the system have what this thread's allocator keeps, and nobody has used for a second: connections that have nothing
+/// to do any more give back most of what they had, and an allocator that is asked for nothing notices nothing.
+#[expect(unsafe_code, reason = "it is a function of the allocator's own, in C")]
+pub(crate) fn let_go() {
+    // SAFETY: it may be called at any time, and concerns only what nobody uses.
+    unsafe { libmimalloc_sys::mi_collect(false) };
+}
+
 /// Overwrites what calls that are over have left on this thread's stack: before it waits, whoever calls from there.
 #[inline(never)]
 pub(crate) fn wipe_stack() {

@@ -235,17 +235,21 @@ where
         if !matches!(ended, Ended::LateHead | Ended::Idle) {
             return ended;
         }
-        let Some(parts) = http.into_parts() else { return ended };
-        let mut parked = parts.io.into_inner();
+        let Some((mut parked, is_empty)) = http.into_parts().map(|parts| {
+            // The buffer goes, too: most of what a connection takes.
+            (parts.io.into_inner(), parts.read_buf.is_empty())
+        }) else {
+            return ended;
+        };
         // RFC 9110, 15.5.9: whoever began to ask is told why there is no answer.
         if ended == Ended::LateHead {
             let _ = parked.write_all(TIMEOUT).await;
             return ended;
         }
-        if !parts.read_buf.is_empty() {
+        if !is_empty {
             return Ended::Broken;
         }
-        // What is idle for longer than most give back its buffers, which are most of what a connection takes.
+        // What is idle for longer than most gives back what it does not need.
         site = site::current();
         connection.watch.within(Due::Phase, site.deadlines.keep_alive.saturating_sub(UNPARKED));
         match in_time(&connection.watch, parked.wait()).await {

@@ -28,7 +28,7 @@ use super::{
     site::{self, CONNECTIONS, Site},
     watch,
 };
-use crate::wipe::wipe_stack;
+use crate::wipe::{let_go, wipe_stack};
 
 /// What a thread is told.
 pub(crate) enum Message {
@@ -247,6 +247,7 @@ async fn tidy(started: Instant) {
         for server in site.upstreams().iter().flat_map(|upstream| upstream.servers()) {
             server.tidy(site.deadlines.upstream_keep_alive);
         }
+        let_go();
     }
 }
 
