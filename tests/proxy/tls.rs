@@ -6,8 +6,8 @@ use http::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    crypto::aws_lc_rs,
+    CipherSuite, ClientConfig, ProtocolVersion as Version, RootCertStore, ServerConfig, SupportedCipherSuite,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
 use tokio::{
@@ -57,7 +57,11 @@ impl Authority {
     }
 
     fn client(&self, protocols: &[&str], as_whom: Option<&Signed>) -> TlsConnector {
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        self.client_with(aws_lc_rs::default_provider(), protocols, as_whom)
+    }
+
+    fn client_with(&self, provider: CryptoProvider, protocols: &[&str], as_whom: Option<&Signed>) -> TlsConnector {
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(self.roots());
@@ -123,6 +127,46 @@ async fn ask_h1(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
         }
     }
     Ok(String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn the_cipher_is_the_quickest_for_who_is_slower() {
+    let (server, authority) = (yes(), Authority::new());
+    let edge = secure(&server, &authority, "");
+    let cipher = |versions: Version, first: &[CipherSuite], last: &[CipherSuite]| {
+        let mut provider = aws_lc_rs::default_provider();
+        let place = |suite: &SupportedCipherSuite| {
+            let is_in = |suites: &[CipherSuite]| suites.contains(&suite.suite());
+            if is_in(first) { 0 } else { 1 + u8::from(is_in(last)) }
+        };
+        provider.cipher_suites.retain(|suite| suite.version().version == versions);
+        provider.cipher_suites.sort_by_key(place);
+        let connector = authority.client_with(provider, &[], None);
+        run(async move {
+            let stream = handshake(edge.port, &connector, "example.com").await.unwrap();
+            stream.get_ref().1.negotiated_cipher_suite().unwrap().suite()
+        })
+    };
+    use CipherSuite as Suite;
+    for (version, [aes_128, aes_256, chacha]) in [
+        (
+            Version::TLSv1_3,
+            [Suite::TLS13_AES_128_GCM_SHA256, Suite::TLS13_AES_256_GCM_SHA384, Suite::TLS13_CHACHA20_POLY1305_SHA256],
+        ),
+        (
+            Version::TLSv1_2,
+            [
+                Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+                Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            ],
+        ),
+    ] {
+        assert_eq!(cipher(version, &[aes_256], &[aes_128]), aes_128);
+        assert_eq!(cipher(version, &[aes_128], &[chacha]), aes_128);
+        // Who has no instructions for AES asks for this first.
+        assert_eq!(cipher(version, &[chacha], &[aes_256]), chacha);
+    }
 }
 
 #[test]

@@ -19,7 +19,6 @@ use ipveil::{
     proxy_protocol::{Progress, Receiver},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     metrics::{Counters, Ended},
@@ -156,7 +155,7 @@ pub(crate) async fn serve<S>(
     if let Some(tls) = &settings.tls {
         connection.watch.within(Due::Phase, site.deadlines.tls_handshake);
         // On its own: it is large, and soon over.
-        let accept = Box::pin(TlsAcceptor::from(Arc::clone(tls)).accept(io));
+        let accept = Box::pin(tls.accept(io));
         let Some(Ok(io)) = in_time(&connection.watch, accept).await else {
             connection.counters.ended(Ended::Handshake);
             return;

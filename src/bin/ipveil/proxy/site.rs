@@ -20,7 +20,6 @@ use ipveil::{
     proxy_protocol::Receiver,
     resolve::Source,
 };
-use rustls::ServerConfig;
 
 use super::{
     access_log::AccessLog,
@@ -64,7 +63,7 @@ pub(crate) struct Site {
 pub(crate) struct Listener {
     pub(crate) address: config::Address,
     pub(crate) proxy_protocol: Option<Receiver>,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<tls::Acceptor>,
 }
 
 struct Route {
