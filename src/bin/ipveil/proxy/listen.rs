@@ -3,13 +3,16 @@
 use std::{
     env, fs, io,
     net::SocketAddr,
-    os::unix::{fs::FileTypeExt as _, net::UnixStream},
+    os::{
+        fd::AsFd,
+        unix::{fs::FileTypeExt as _, net::UnixStream},
+    },
     path::Path,
     sync::Mutex,
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::Address;
 
@@ -54,8 +57,16 @@ fn tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
+    begin(&socket)?;
     Ok(socket.into())
+}
+
+/// What a socket passes on to all connections that it takes.
+fn begin(socket: impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    socket.set_nonblocking(true)?;
+    // What is written is complete, so there is nothing to wait for.
+    socket.set_tcp_nodelay(true)
 }
 
 fn unix(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
@@ -87,7 +98,7 @@ fn inherited(name: &str) -> anyhow::Result<Listening> {
         }
     };
     if let Ok(Some(socket)) = sockets.take_tcp_listener(index) {
-        socket.set_nonblocking(true)?;
+        begin(&socket)?;
         return Ok(Listening::Tcp(socket));
     }
     let socket = sockets.take_unix_listener(index)?.context("the service manager gave no such socket")?;

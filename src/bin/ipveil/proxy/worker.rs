@@ -263,11 +263,7 @@ impl Accept {
         loop {
             self.wait_for_room().await;
             // At once, so that the address is not in here until the next connection.
-            let served = socket.accept().await.map(|(stream, address)| {
-                // What is written is complete, so there is nothing to wait for.
-                let _ = stream.set_nodelay(true);
-                self.serve(stream, address.into());
-            });
+            let served = socket.accept().await.map(|(stream, address)| self.serve(stream, address.into()));
             if let Err(error) = served {
                 self.failed(&error).await;
             }
@@ -302,7 +298,6 @@ impl Accept {
             Listening::Tcp(socket) => {
                 let (stream, address) = socket.accept()?;
                 stream.set_nonblocking(true)?;
-                let _ = stream.set_nodelay(true);
                 self.serve(TcpStream::from_std(stream)?, address.into());
             }
             Listening::Unix(socket) => {
