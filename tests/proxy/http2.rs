@@ -395,7 +395,10 @@ fn half_an_answer_is_not_taken_for_one() {
         run(async {
             let mut sender = connect_h2(edge.port).await;
             let asked = request(Method::GET, "/").body(body(&[], &[])).unwrap();
-            if let Ok(response) = sender.send_request(asked).await {
+            // A server that closes with something unread takes back what it said: then there is not even half of it.
+            if let Ok(response) = sender.send_request(asked).await
+                && response.status() == StatusCode::OK
+            {
                 assert!(response.into_body().collect().await.is_err(), "{config}");
             }
         });
@@ -475,6 +478,12 @@ fn who_reads_slowly_is_not_cut_off() {
     });
 }
 
+/// The other end takes no more, and nothing went wrong.
+fn is_farewell(error: &hyper::Error) -> bool {
+    let said = format!("{error:?}");
+    said.contains("GoAway") && said.contains("NO_ERROR, Remote")
+}
+
 #[test]
 fn an_end_under_load_loses_no_request_here_either() {
     let server = serve(|_, mut client| {
@@ -506,8 +515,8 @@ fn an_end_under_load_loses_no_request_here_either() {
                                     assert_eq!(text(response).await.1, "yes");
                                     count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                                 }
-                                // It was not sent, because the proxy had said that it ends.
-                                Err(error) if error.is_canceled() => is_over = true,
+                                // It was not sent, because the proxy had said that it ends: RFC 9113, 6.8.
+                                Err(error) if error.is_canceled() || is_farewell(&error) => is_over = true,
                                 Err(error) => panic!("{error:?}"),
                             }
                         }

@@ -176,12 +176,12 @@ async fn serve_http<S>(io: S, mut connection: Connection, site: Arc<Site>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    connection.state.in_head.store(true, Relaxed);
     if connection.is_h2 {
         connection.watch.within(Due::Phase, site.deadlines.keep_alive);
     } else {
         connection.exchange = Some(Watch::new());
         connection.state.serves_h1.store(true, Relaxed);
-        connection.state.in_head.store(true, Relaxed);
         connection.watch.within(Due::Phase, site.deadlines.request_head);
     }
     let connection = Arc::new(connection);
@@ -342,9 +342,13 @@ where
             connection.watch.wake_me(context);
             is_new = false;
         }
-        let late = late(connection);
-        // An idle connection is told, so that the client knows that its next request was not lost.
-        if (connection.watch.is_draining() || late == Some(Ended::Idle)) && !is_draining {
+        // There may be requests after the first, so nobody is late with a head.
+        let late = late(connection).map(|late| if late == Ended::LateHead { Ended::Idle } else { late });
+        if connection.watch.is_draining() && connection.state.in_head.load(Relaxed) && late.is_none() {
+            // Whoever has just come may ask once: without a greeting there is no farewell, only a connection that breaks.
+            connection.watch.at_most(Due::Phase, LAST_CALL);
+        } else if (connection.watch.is_draining() || late == Some(Ended::Idle)) && !is_draining {
+            // An idle connection is told, so that the client knows that its next request was not lost.
             is_draining = true;
             http.as_mut().graceful_shutdown();
             connection.watch.within(Due::Phase, FAREWELL);

@@ -171,10 +171,10 @@ impl Proxy {
         self.is_draining.store(true, Relaxed);
         let end = Instant::now() + self.config.deadlines.drain;
         tracing::info!(connections = self.workers.open(), "draining");
-        self.workers.tell(|| Ok(Message::Drain(end)))?;
-        let Self { site, keys, journal, threads, workers, listening, .. } = self;
         // Held any longer, they would take connections that nobody serves.
-        let addresses: Vec<_> = listening.into_iter().map(|(address, _)| address).collect();
+        let addresses: Vec<_> = std::mem::take(&mut self.listening).into_iter().map(|(address, _)| address).collect();
+        self.workers.tell(|| Ok(Message::Drain(end)))?;
+        let Self { site, keys, journal, threads, workers, .. } = self;
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         // Until then whoever asks is told that this one is not ready any more.
         runtime.block_on(async { tokio::task::spawn_blocking(join).await })?;

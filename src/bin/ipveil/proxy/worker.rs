@@ -16,7 +16,7 @@ use ipveil::{LimitKey, Peer, Resolver};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime,
-    sync::mpsc,
+    sync::{Barrier, mpsc},
     task::JoinSet,
 };
 
@@ -55,6 +55,8 @@ struct Shared {
     per_client: PerClient,
     reloads: AtomicU64,
     reload_errors: AtomicU64,
+    // Where all threads meet when they listen no more.
+    closed: Barrier,
 }
 
 thread_local! {
@@ -100,6 +102,7 @@ impl Workers {
             per_client: PerClient::default(),
             reloads: AtomicU64::new(0),
             reload_errors: AtomicU64::new(0),
+            closed: Barrier::new(count),
         });
         let (mut threads, mut handles) = (Vec::new(), Vec::new());
         for index in 0..count {
@@ -181,6 +184,8 @@ impl Work {
                 Message::Drain(end) => {
                     self.listening.shutdown().await;
                     self.take_the_last();
+                    // Who is told to go comes again at once, and must not be let in by a thread that is about to close its door.
+                    let _ = tokio::time::timeout_at(end.into(), self.shared.closed.wait()).await;
                     drain(end).await;
                     return;
                 }
