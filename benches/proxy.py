@@ -211,7 +211,8 @@ def main():
                 for proxy, rounds in results.items():
                     middle = lambda place: statistics.median(each[place] for each in rounds)
                     ratio = statistics.median(mine[0] / theirs[0] for mine, theirs in zip(rounds, results["nginx"]))
-                    print(f"{proxy:10}{middle(2):12.0f}{middle(0):9.1f}{middle(1):12.1f}{ratio:8.2f}{middle(4):10.2f}  {sum(each[3] for each in rounds)}", flush=True)
+                    slowest = "?" if middle(4) != middle(4) else f"{middle(4):.2f}"
+                    print(f"{proxy:10}{middle(2):12.0f}{middle(0):9.1f}{middle(1):12.1f}{ratio:8.2f}{slowest:>10}  {sum(each[3] for each in rounds)}", flush=True)
                 for process, _ in started.values():
                     process.send_signal(signal.SIGTERM)
                     process.wait()
