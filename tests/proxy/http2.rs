@@ -30,7 +30,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    client::{ask, get},
+    client::{ask, connect, get},
     edge::{SOON, before, start},
     server::{OK, answer, serve, yes},
 };
@@ -86,6 +86,10 @@ async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<Heade
     (status, String::from_utf8(collected.to_bytes().to_vec()).unwrap(), trailers)
 }
 
+async fn text_of(response: Response<Incoming>) -> String {
+    text(response).await.1
+}
+
 /// A request, its body and its trailers.
 type Heard = (Parts, Bytes, Option<HeaderMap>);
 
@@ -96,11 +100,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Hears all of a request, and says yes, with a trailer.
+    /// Hears all of a request, and says yes, with a trailer; also to other protocols, which then end.
     pub(crate) fn yes() -> Self {
         let requests = Arc::<Mutex<Vec<_>>>::default();
         let heard = Arc::clone(&requests);
-        let address = serve_h2(move |request| {
+        let address = serve_connect(move |request| {
             let heard = Arc::clone(&heard);
             async move {
                 let (parts, request) = request.into_parts();
@@ -128,13 +132,33 @@ pub(crate) fn serve_h2<F>(each: impl Fn(Request<Incoming>) -> F + Clone + Send +
 where
     F: Future<Output = Result<Response<Body>, &'static str>> + Send + 'static,
 {
+    serve_as(http2::Builder::new(TokioExecutor::new()), each)
+}
+
+/// A server that may be asked for other protocols.
+fn serve_connect<F>(each: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = Result<Response<Body>, &'static str>> + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.enable_connect_protocol();
+    serve_as(builder, each)
+}
+
+fn serve_as<F>(
+    builder: http2::Builder<TokioExecutor>,
+    each: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = Result<Response<Body>, &'static str>> + Send + 'static,
+{
     run(async {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
                 let service = service_fn(each.clone());
-                tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
+                tokio::spawn(builder.clone().serve_connection(TokioIo::new(stream), service));
             }
         });
         address
@@ -339,6 +363,187 @@ fn a_web_socket_over_http_2_becomes_an_upgrade() {
         assert!(rest.is_empty());
     });
     assert!(edge.lines_when(1)[0].contains("\"CONNECT /chat HTTP/2.0\" 200 "));
+}
+
+/// A server of HTTP/2 that agrees to any protocol, and then says back what it hears.
+pub(crate) async fn agree(mut request: Request<Incoming>) -> Result<Response<Body>, &'static str> {
+    if request.method() != Method::CONNECT {
+        return Ok(Response::new(body(&["yes"], &[])));
+    }
+    assert!(request.extensions().get::<Protocol>().is_some());
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let (mut hears, mut says) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+        let _ = tokio::io::copy(&mut hears, &mut says).await;
+        let _ = says.shutdown().await;
+    });
+    Ok(Response::new(body(&[], &[])))
+}
+
+/// The handshake of RFC 6455, 1.3, and what comes of it.
+pub(crate) const HANDSHAKE: &str = "connection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-version: 13\r\n\
+    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: chat\r\n";
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+fn connect_request(path: &str) -> Request<Body> {
+    let asked = request(Method::CONNECT, path).header("sec-websocket-version", "13");
+    asked.extension(Protocol::from_static("websocket")).body(body(&[], &[])).unwrap()
+}
+
+#[test]
+fn a_web_socket_over_http_1_becomes_a_connect() {
+    let (say, said) = std::sync::mpsc::channel();
+    let edge = start(&before_h2(serve_connect(move |request| {
+        let protocol = request.extensions().get::<Protocol>().cloned();
+        let _ = say.send((request.uri().to_string(), request.headers().clone(), protocol));
+        agree(request)
+    })));
+    let mut client = connect(edge.port);
+    client.send(get("/chat?a", &(HANDSHAKE.to_owned() + "content-length: 0\r\n")) + "early");
+    let answer = client.answer();
+    assert_eq!(answer.start, "HTTP/1.1 101 Switching Protocols");
+    assert_eq!((answer.value("connection"), answer.value("upgrade")), (Some("upgrade"), Some("WebSocket")));
+    assert_eq!(answer.value("sec-websocket-accept"), Some(ACCEPT));
+    assert_eq!(answer.value("content-length"), None);
+    assert_eq!(client.exactly(5).unwrap(), b"early");
+    let long = "x".repeat(1 << 20);
+    for said in ["ping", "\0\r\n\r\n", &long] {
+        client.send(said);
+        assert_eq!(client.exactly(said.len()).unwrap(), said.as_bytes());
+    }
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(client.rest(), b"");
+    let (uri, headers, protocol) = said.recv().unwrap();
+    assert_eq!((&*uri, protocol.unwrap().as_str()), ("http://example.com/chat?a", "websocket"));
+    for gone in ["connection", "upgrade", "sec-websocket-key", "content-length", "host"] {
+        assert!(!headers.contains_key(gone), "{gone}");
+    }
+    for (name, value) in [("sec-websocket-version", "13"), ("sec-websocket-protocol", "chat"), ("via", "1.1 ipveil")] {
+        assert_eq!(headers[name], value);
+    }
+    assert!(headers["x-forwarded-for"].to_str().unwrap().starts_with("2001:2"));
+    assert!(edge.lines_when(1)[0].contains("\"GET /chat?a HTTP/1.1\" 101 "));
+}
+
+#[test]
+fn a_web_socket_over_http_2_stays_a_connect() {
+    // With as many streams on a connection as one WebSocket takes.
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.enable_connect_protocol().max_concurrent_streams(1);
+    let edge = start(&before_h2(serve_as(builder, async |request| {
+        let mut response = agree(request).await?;
+        response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("chat"));
+        Ok(response)
+    })));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        // The proxy has said that it may be asked so, when it has said anything.
+        sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+        let response = sender.send_request(connect_request("/chat")).await.unwrap();
+        assert_eq!(
+            (response.status(), response.headers()["sec-websocket-protocol"].as_bytes()),
+            (StatusCode::OK, &b"chat"[..])
+        );
+        let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        for text in [b"ping", b"pong", b"\0\r\n\xff"] {
+            io.write_all(text).await.unwrap();
+            let mut heard = [0; 4];
+            io.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, text);
+            // It is in nobody's way.
+            let other = sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+            assert_eq!(text_of(other).await, "yes");
+        }
+        io.shutdown().await.unwrap();
+        assert_eq!(io.read(&mut [0; 4]).await.unwrap(), 0);
+    });
+    assert!(edge.lines_when(5).iter().any(|line| line.contains("\"CONNECT /chat HTTP/2.0\" 200 ")));
+}
+
+#[test]
+fn a_server_that_takes_no_connect_is_not_asked() {
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let edge = start(&before_h2(serve_h2(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async { Ok(Response::new(body(&["yes"], &[]))) }
+    })));
+    let mut client = connect(edge.port);
+    client.send(get("/", HANDSHAKE));
+    assert_eq!(client.answer().status(), 501);
+    client.send(get("/", ""));
+    assert_eq!(client.answer().text(), "yes");
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let next = request(Method::GET, "/").body(body(&[], &[])).unwrap();
+        assert_eq!(sender.send_request(connect_request("/")).await.unwrap().status(), StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(text_of(sender.send_request(next).await.unwrap()).await, "yes");
+    });
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_server_may_refuse_a_connect() {
+    let edge = start(&before_h2(serve_connect(async |request: Request<Incoming>| {
+        let mut response = Response::new(body(&["not ", "you"], &[]));
+        if request.method() == Method::CONNECT {
+            *response.status_mut() = StatusCode::FORBIDDEN;
+        }
+        Ok(response)
+    })));
+    let mut client = connect(edge.port);
+    for (headers, status) in [(HANDSHAKE, 403), ("", 200), (HANDSHAKE, 403)] {
+        client.send(get("/", headers));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text(), answer.value("upgrade")), (status, "not you", None));
+    }
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        for _ in 0..2 {
+            let response = sender.send_request(connect_request("/")).await.unwrap();
+            assert_eq!(response.status(), StatusCode::FORBIDDEN);
+            assert_eq!(text_of(response).await, "not you");
+        }
+    });
+}
+
+#[test]
+fn what_is_no_handshake_does_not_become_a_connect() {
+    let edge = start(&before_h2(serve_connect(agree)));
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n";
+    for key in ["", "sec-websocket-key: x\r\n", "sec-websocket-key: dGhlIHNhbXBsZSBub25j\r\n"] {
+        assert_eq!(ask(edge.port, get("/", &(upgrade.to_owned() + key))).status(), 400, "{key}");
+    }
+    assert_eq!(ask(edge.port, get("/", HANDSHAKE).replace("GET", "OPTIONS")).status(), 501);
+    // Of other protocols nothing is known, and the first is asked for.
+    let answer = ask(edge.port, get("/", "connection: upgrade\r\nupgrade: one/1, other\r\n"));
+    assert_eq!((answer.status(), answer.value("upgrade")), (101, Some("one/1")));
+    assert_eq!(answer.value("sec-websocket-accept"), None);
+}
+
+#[test]
+fn who_never_says_whether_it_takes_a_connect_is_late() {
+    let silent = serve(|_, mut client| drop(client.rest()));
+    let late = serve_connect(async |_| std::future::pending().await);
+    for (address, deadline) in [(silent.address, "connect"), (late, "first_byte")] {
+        let edge = start(&format!("{}[deadlines]\n{deadline} = \"500ms\"\n", before_h2(address)));
+        assert_eq!(ask(edge.port, get("/", HANDSHAKE)).status(), 504, "{deadline}");
+    }
+    let (closes, no_http_2) =
+        (serve(|_, _| {}), serve(|_, mut client| client.send("HTTP/1.1 400 Bad Request\r\n\r\n")));
+    for server in [closes, no_http_2] {
+        assert_eq!(ask(start(&before_h2(server.address)).port, get("/", HANDSHAKE)).status(), 502);
+    }
+}
+
+#[test]
+fn a_connect_on_which_nothing_passes_ends() {
+    let edge = start(&(before_h2(serve_connect(agree)) + "[deadlines]\nupgraded_idle = \"500ms\"\n"));
+    let mut client = connect(edge.port);
+    client.send(get("/", HANDSHAKE));
+    assert_eq!(client.answer().status(), 101);
+    client.stream.set_read_timeout(Some(SOON / 2)).unwrap();
+    assert!(client.is_closed());
 }
 
 #[test]

@@ -255,13 +255,11 @@ fn requests(strip: &Strip) -> Vec<String> {
     let all: Vec<_> = all.chunks(60).map(|lines| lines.join("\r\n") + "\r\n").collect();
 
     let mut requests = Vec::new();
-    for path in ["/", "/v1", "/v2", "/upgrades", "/breaks", "/down", "/down?x"] {
+    for path in ["/", "/v1", "/v2", "/upgrades", "/breaks", "/h2", "/down", "/down?x"] {
         let target = format!("{path}?address={TEXT_V4}&{TEXT_V6}/");
         requests.extend(values.iter().map(|value| get(&target, &(source(value) + &text))));
         requests.extend(all.iter().map(|lines| get(&target, &(source(&values[0]) + lines + &text))));
-        let upgrade =
-            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: x\r\n";
-        requests.push(get(&target, &(upgrade.to_owned() + &source(&values[1]) + &all[0])));
+        requests.push(get(&target, &(http2::HANDSHAKE.to_owned() + &source(&values[1]) + &all[0])));
         requests.push(get(&target, &(source(&values[0]) + &quoted)));
         requests.push(format!(
             "POST {target} HTTP/1.1\r\nhost: example.com\r\n{}{text}trailer: x-real-ip\r\ntransfer-encoding: chunked\r\n\r\n\

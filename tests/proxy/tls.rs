@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -19,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use crate::{
     client::{ask, connect, get},
     edge::{Edge, SOON, Setup, before, until},
-    http2::{body, over, run},
+    http2::{ACCEPT, HANDSHAKE, agree, body, over, run},
     server::{Server, yes},
 };
 
@@ -273,7 +274,7 @@ fn what_is_no_handshake_ends() {
     assert_eq!(server.requests(), []);
 }
 
-/// A server with TLS, which says yes.
+/// A server with TLS, which says how it was asked, and agrees to other protocols over HTTP/2.
 fn serve_tls(signed: &Signed, protocols: &[&str]) -> std::net::SocketAddr {
     let acceptor = signed.acceptor(protocols);
     run(async {
@@ -285,10 +286,15 @@ fn serve_tls(signed: &Signed, protocols: &[&str]) -> std::net::SocketAddr {
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
+                        if request.method() == Method::CONNECT {
+                            assert_eq!(request.uri().scheme_str(), Some("https"));
+                            return agree(request).await;
+                        }
                         let said = format!("{:?} {}", request.version(), request.uri().path());
-                        Ok::<_, std::convert::Infallible>(Response::new(said))
+                        Ok(Response::new(http_body_util::Full::from(said).boxed()))
                     });
-                    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    builder.http2().enable_connect_protocol();
                     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -297,24 +303,47 @@ fn serve_tls(signed: &Signed, protocols: &[&str]) -> std::net::SocketAddr {
     })
 }
 
+fn before_tls(address: std::net::SocketAddr, ca: &Authority) -> Edge {
+    let config =
+        before(address).replace(&format!("http://{address}"), &format!("https://localhost:{}", address.port()));
+    Setup::new(&(config + "ca = \"ca.pem\"\n")).file("ca.pem", ca.certificate.pem()).start()
+}
+
 #[test]
 fn a_server_with_tls_is_asked_if_it_is_the_right_one() {
     let authority = Authority::new();
     let right = authority.sign("localhost");
     let wrong = authority.sign("example.com");
     for (signed, protocols, ca, said) in [
-        (&right, &["h2", "http/1.1"][..], authority.certificate.pem(), "HTTP/2.0 /a"),
-        (&right, &["http/1.1"], authority.certificate.pem(), "HTTP/1.1 /a"),
-        (&right, &[], authority.certificate.pem(), "HTTP/1.1 /a"),
-        (&wrong, &[], authority.certificate.pem(), "502 Bad Gateway\n"),
-        (&right, &[], Authority::new().certificate.pem(), "502 Bad Gateway\n"),
+        (&right, &["h2", "http/1.1"][..], &authority, "HTTP/2.0 /a"),
+        (&right, &["http/1.1"], &authority, "HTTP/1.1 /a"),
+        (&right, &[], &authority, "HTTP/1.1 /a"),
+        (&wrong, &[], &authority, "502 Bad Gateway\n"),
+        (&right, &[], &Authority::new(), "502 Bad Gateway\n"),
     ] {
-        let address = serve_tls(signed, protocols);
-        let config =
-            before(address).replace(&format!("http://{address}"), &format!("https://localhost:{}", address.port()));
-        let edge = Setup::new(&(config + "ca = \"ca.pem\"\n")).file("ca.pem", ca).start();
+        let edge = before_tls(serve_tls(signed, protocols), ca);
         for _ in 0..2 {
             assert_eq!(ask(edge.port, get("/a", "")).text(), said, "{protocols:?}");
+        }
+    }
+}
+
+#[test]
+fn a_server_with_tls_is_asked_for_another_protocol_in_the_older_version_that_it_speaks() {
+    let authority = Authority::new();
+    let signed = authority.sign("localhost");
+    for (protocols, status, said) in
+        [(&["h2"][..], 101, ""), (&["h2", "http/1.1"], 200, "HTTP/1.1 /a"), (&["http/1.1"], 200, "HTTP/1.1 /a")]
+    {
+        let edge = before_tls(serve_tls(&signed, protocols), &authority);
+        let mut client = connect(edge.port);
+        client.send(get("/a", HANDSHAKE));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text()), (status, said), "{protocols:?}");
+        if status == 101 {
+            assert_eq!(answer.value("sec-websocket-accept"), Some(ACCEPT));
+            client.send("ping");
+            assert_eq!(client.exactly(4).unwrap(), b"ping");
         }
     }
 }

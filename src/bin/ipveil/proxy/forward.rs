@@ -84,8 +84,7 @@ async fn forward(
     ours(request.headers_mut(), version, connection.is_secure, site.believes(connection.peer));
     announce(request, upstream);
     if let Some(tunnel) = tunnel {
-        let (response, deadline) = Box::pin(through(site, upstream, pending, &tunnel)).await?;
-        return Ok(tunnel::open(tunnel, response, deadline, site));
+        return Box::pin(through(site, upstream, pending, tunnel)).await;
     }
     let mut response = exchange(site, upstream, pending).await?;
     hop_by_hop(response.headers_mut(), |_| false);
@@ -299,16 +298,21 @@ async fn through(
     site: &Arc<Site>,
     upstream: &Upstream,
     pending: &mut Option<Request<RequestBody>>,
-    tunnel: &tunnel::Wanted,
-) -> Result<(Response<hyper::body::Incoming>, Deadline), StatusCode> {
+    mut tunnel: Box<tunnel::Wanted>,
+) -> Result<Response<ResponseBody>, StatusCode> {
     let server = upstream.choose(None);
-    let mut request = pending.take().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
-    tunnel.ask(&mut request);
+    let mut request = pending.take().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?.map(|body| body.none());
     readdress(&mut request, upstream, server);
+    let announcement = request.extensions_mut().remove::<Announcement>();
     let deadline = Deadline::new(Arc::clone(&request.body().watch), Arc::clone(site));
-    let request = request.map(|body| body.none());
-    let response = server.send_upgrade(request, &deadline).await.map_err(status)?;
-    Ok((response, deadline))
+    let connection = server.connect_apart(announcement.as_ref(), &deadline).await.map_err(status)?;
+    if connection.is_h2() {
+        tunnel.ask_h2(&mut request)?;
+    } else {
+        tunnel.ask_h1(&mut request);
+    }
+    let response = connection.send(request, &deadline).await.map_err(status)?;
+    Ok(tunnel::open(*tunnel, response, deadline, site))
 }
 
 /// Names the server itself in `Host`, if it wants that.
@@ -325,6 +329,7 @@ fn status(failed: Failed) -> StatusCode {
     match failed {
         Failed::Connect | Failed::Unsent | Failed::Response => StatusCode::BAD_GATEWAY,
         Failed::ConnectLate | Failed::Late => StatusCode::GATEWAY_TIMEOUT,
+        Failed::Unspoken => StatusCode::NOT_IMPLEMENTED,
         Failed::Request(BodyError::Late) => StatusCode::REQUEST_TIMEOUT,
         Failed::Request(BodyError::TooLong) => StatusCode::PAYLOAD_TOO_LARGE,
         Failed::Request(BodyError::Broken) => StatusCode::BAD_REQUEST,

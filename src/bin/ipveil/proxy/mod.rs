@@ -13,6 +13,7 @@ mod admin;
 mod body;
 mod connection;
 mod forward;
+mod greeting;
 mod guard;
 mod health;
 mod listen;

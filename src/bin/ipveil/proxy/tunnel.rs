@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+    response,
 };
 use hyper::{
     body::Incoming,
@@ -12,6 +14,7 @@ use hyper::{
     upgrade::{self, OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use sha1::{Digest as _, Sha1};
 use std::{
     future::poll_fn,
     io,
@@ -33,17 +36,19 @@ pub(crate) struct Wanted {
     protocol: HeaderValue,
     /// By CONNECT on HTTP/2 (RFC 8441), not by Upgrade on HTTP/1.1.
     is_connect: bool,
+    /// What a client of HTTP/1.1 has to be told, when its server is not.
+    accept: Option<HeaderValue>,
 }
 
 /// Whether a request asks for another protocol.
-pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Wanted>, StatusCode> {
+pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Box<Wanted>>, StatusCode> {
     if *request.method() == Method::CONNECT {
         let Some(protocol) = request.extensions().get::<Protocol>() else {
             return Ok(None);
         };
         let protocol = HeaderValue::from_str(protocol.as_str()).map_err(|_| StatusCode::BAD_REQUEST)?;
         let client = take_upgrade(request).ok_or(StatusCode::NOT_IMPLEMENTED)?;
-        return Ok(Some(Wanted { client, protocol, is_connect: true }));
+        return Ok(Some(Box::new(Wanted { client, protocol, is_connect: true, accept: None })));
     }
     let names_upgrade = |value: &HeaderValue| {
         value.as_bytes().split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
@@ -56,7 +61,7 @@ pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Wanted
         return Ok(None);
     }
     let protocol = protocol.clone();
-    Ok(take_upgrade(request).map(|client| Wanted { client, protocol, is_connect: false }))
+    Ok(take_upgrade(request).map(|client| Box::new(Wanted { client, protocol, is_connect: false, accept: None })))
 }
 
 fn take_upgrade(request: &mut Request<RequestBody>) -> Option<OnUpgrade> {
@@ -65,7 +70,7 @@ fn take_upgrade(request: &mut Request<RequestBody>) -> Option<OnUpgrade> {
 
 impl Wanted {
     /// Asks a server on HTTP/1.1 for the same.
-    pub(crate) fn ask(&self, request: &mut Request<RequestBody>) {
+    pub(crate) fn ask_h1(&self, request: &mut Request<RequestBody>) {
         if self.is_connect {
             *request.method_mut() = Method::GET;
             request.extensions_mut().remove::<Protocol>();
@@ -79,6 +84,56 @@ impl Wanted {
             headers.insert(SEC_WEBSOCKET_KEY, key);
         }
     }
+
+    /// Asks a server on HTTP/2 for the same: RFC 8441, 5.
+    pub(crate) fn ask_h2(&mut self, request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
+        // What the client says from here on would be longer.
+        request.headers_mut().remove(CONTENT_LENGTH);
+        if self.is_connect {
+            return Ok(());
+        }
+        // What else was asked has no place in a request by CONNECT.
+        if *request.method() != Method::GET {
+            return Err(StatusCode::NOT_IMPLEMENTED);
+        }
+        // What is asked for first is liked best, and CONNECT asks for one.
+        let first = self.protocol.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
+        self.protocol = HeaderValue::from_bytes(first).map_err(|_| StatusCode::BAD_REQUEST)?;
+        let mut protocol = self.protocol.to_str().map_err(|_| StatusCode::BAD_REQUEST)?;
+        if protocol.eq_ignore_ascii_case(WEBSOCKET) {
+            protocol = WEBSOCKET;
+            // RFC 6455, 4.2.1: without a key it is no handshake. Over HTTP/2 the server does not see it.
+            let key = request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+            self.accept = Some(key.and_then(|key| websocket_accept(&key)).ok_or(StatusCode::BAD_REQUEST)?);
+        }
+        request.extensions_mut().insert(Protocol::from(protocol));
+        *request.method_mut() = Method::CONNECT;
+        Ok(())
+    }
+
+    /// The head of a response as it is when both sides have agreed, whichever way each of them was asked.
+    fn agree(&self, head: &mut response::Parts) {
+        let was_connect = head.version == Version::HTTP_2;
+        head.version = Version::HTTP_11;
+        head.headers.remove(CONTENT_LENGTH);
+        match (self.is_connect, was_connect) {
+            (true, false) => {
+                head.status = StatusCode::OK;
+                head.headers.remove(CONNECTION);
+                head.headers.remove(UPGRADE);
+                head.headers.remove(SEC_WEBSOCKET_ACCEPT);
+            }
+            (false, true) => {
+                head.status = StatusCode::SWITCHING_PROTOCOLS;
+                head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                head.headers.insert(UPGRADE, self.protocol.clone());
+                if let Some(accept) = &self.accept {
+                    head.headers.insert(SEC_WEBSOCKET_ACCEPT, accept.clone());
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Answers, and lets the bytes pass if the server agreed.
@@ -88,26 +143,23 @@ pub(crate) fn open(
     deadline: Deadline,
     site: &Arc<Site>,
 ) -> Response<ResponseBody> {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    // Of all the answers to CONNECT that agree, hyper opens a stream for this one.
+    let agrees = if response.version() == Version::HTTP_2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+    if response.status() != agrees {
         let (mut parts, body) = response.into_parts();
         forward::hop_by_hop(&mut parts.headers, |_| false);
+        parts.version = Version::HTTP_11;
         return Response::from_parts(parts, ResponseBody::H2(body, deadline));
     }
     let server = upgrade::on(&mut response);
+    let (mut parts, _) = response.into_parts();
+    wanted.agree(&mut parts);
     let idle = site.deadlines.upgraded_idle;
     tokio::spawn(async move {
         if let (Ok(client), Ok(server)) = (wanted.client.await, server.await) {
             pass(client, server, idle).await;
         }
     });
-    let (mut parts, _) = response.into_parts();
-    if wanted.is_connect {
-        parts.status = StatusCode::OK;
-        parts.headers.remove(CONNECTION);
-        parts.headers.remove(UPGRADE);
-        parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
-    }
-    parts.version = http::Version::HTTP_11;
     Response::from_parts(parts, ResponseBody::Page(None))
 }
 
@@ -169,15 +221,21 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Seen<'_, Io> {
 
 /// RFC 6455, 4.1: 16 random bytes in base64.
 fn websocket_key() -> Option<HeaderValue> {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut random = [0; 18];
-    getrandom::fill(&mut random[..16]).ok()?;
-    let mut key = Vec::with_capacity(24);
-    for three in random.chunks_exact(3) {
-        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        key.extend([18, 12, 6, 0].map(|shift| DIGITS[(bits >> shift) as usize & 63]));
-    }
-    key.truncate(22);
-    key.extend(b"==");
-    HeaderValue::from_bytes(&key).ok()
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).ok()?;
+    HeaderValue::try_from(BASE64_STANDARD.encode(random)).ok()
 }
+
+/// RFC 6455, 4.2.2: what shows a client that its key was read by who knows what a WebSocket is. None, if it is no key.
+fn websocket_accept(key: &HeaderValue) -> Option<HeaderValue> {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let key = key.as_bytes();
+    if BASE64_STANDARD.decode(key).ok()?.len() != 16 {
+        return None;
+    }
+    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+    HeaderValue::try_from(BASE64_STANDARD.encode(digest)).ok()
+}
+
+/// As RFC 8441, 5 writes it. Over HTTP/1.1 it may be written in other ways: RFC 6455, 4.2.1.
+const WEBSOCKET: &str = "websocket";

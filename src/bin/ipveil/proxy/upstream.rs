@@ -27,7 +27,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ipveil::proxy_protocol::Announcement;
-use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
@@ -36,6 +36,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     body::{BodyError, Deadline, RequestBody},
+    greeting,
     watch::{Due, Watch},
     worker,
 };
@@ -218,29 +219,46 @@ impl Endpoint {
         }
     }
 
-    /// Sends a request that asks for another protocol, on a connection of its own.
-    pub(crate) async fn send_upgrade(
-        self: &Arc<Self>,
-        mut request: Request<RequestBody>,
+    /// A connection of its own for a request that asks for another protocol. Among the streams of a shared one it would
+    /// take the place of others, and a part of their window, for hours.
+    pub(crate) async fn connect_apart(
+        &self,
+        announcement: Option<&Announcement>,
         deadline: &Deadline,
-    ) -> Result<Response<Incoming>, Failed> {
-        for_h1(&mut request);
-        let announcement = request.extensions_mut().remove::<Announcement>();
-        let link = self.link(true, announcement.as_ref());
-        let link = match in_time(deadline, deadline.site.deadlines.connect, link).await {
-            Ok(Ok((link, _))) => link,
-            Ok(Err(_)) => return Err(Failed::Connect),
-            Err(()) => return Err(Failed::ConnectLate),
+    ) -> Result<Apart, Failed> {
+        let connect = async {
+            if self.server.h2c {
+                return self.connect_for_connect(announcement).await;
+            }
+            let io = match self.link(true, announcement).await {
+                Ok((link, _)) => TokioIo::new(link),
+                Err(error) if agrees_to_none(&error) => return self.connect_for_connect(announcement).await,
+                Err(_) => return Err(Failed::Connect),
+            };
+            let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(|_| Failed::Connect)?;
+            tokio::spawn(async move {
+                let _ = connection.with_upgrades().await;
+            });
+            Ok(Apart::H1(sender))
         };
-        let (mut sender, connection) =
-            http1::Builder::new().handshake(TokioIo::new(link)).await.map_err(|_| Failed::Connect)?;
-        tokio::spawn(async move {
-            let _ = connection.with_upgrades().await;
-        });
-        let sent = sender.send_request(request);
-        match in_time(deadline, deadline.site.deadlines.first_byte, sent).await {
-            Ok(response) => response.map_err(|_| Failed::Response),
-            Err(()) => Err(Failed::Late),
+        in_time(deadline, deadline.site.deadlines.connect, connect).await.unwrap_or(Err(Failed::ConnectLate))
+    }
+
+    /// A connection to a server of HTTP/2 that takes CONNECT for other protocols: RFC 8441, 3.
+    async fn connect_for_connect(&self, announcement: Option<&Announcement>) -> Result<Apart, Failed> {
+        let (link, is_h2) = self.link(false, announcement).await.map_err(|_| Failed::Connect)?;
+        if !is_h2 {
+            return Err(Failed::Connect);
+        }
+        let (link, takes_connect) = greeting::listen(link);
+        let io = TokioIo::new(Link::Other(Box::new(link)));
+        let (sender, connection) =
+            http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(|_| Failed::Connect)?;
+        tokio::spawn(connection);
+        match takes_connect.await {
+            Ok(true) => Ok(Apart::H2(sender, self.tls.is_some())),
+            Ok(false) => Err(Failed::Unspoken),
+            Err(_) => Err(Failed::Connect),
         }
     }
 
@@ -394,6 +412,8 @@ pub(crate) enum Failed {
     /// The client did not send its body as it should.
     Request(BodyError),
     Response,
+    /// The server speaks no version of HTTP in which it could be asked that.
+    Unspoken,
 }
 
 impl Failed {
@@ -401,6 +421,48 @@ impl Failed {
         let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<BodyError>());
         cause.map_or(Self::Response, |&cause| Self::Request(cause))
     }
+}
+
+/// A connection for one request, which asks for another protocol.
+pub(crate) enum Apart {
+    H1(http1::SendRequest<RequestBody>),
+    /// And whether it is encrypted.
+    H2(http2::SendRequest<RequestBody>, bool),
+}
+
+impl Apart {
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self, Self::H2(..))
+    }
+
+    pub(crate) async fn send(
+        self,
+        mut request: Request<RequestBody>,
+        deadline: &Deadline,
+    ) -> Result<Response<Incoming>, Failed> {
+        let sent = async {
+            match self {
+                Self::H1(mut sender) => {
+                    for_h1(&mut request);
+                    sender.send_request(request).await
+                }
+                Self::H2(mut sender, is_secure) => {
+                    for_h2(&mut request, is_secure);
+                    sender.send_request(request).await
+                }
+            }
+        };
+        match in_time(deadline, deadline.site.deadlines.first_byte, sent).await {
+            Ok(response) => response.map_err(|_| Failed::Response),
+            Err(()) => Err(Failed::Late),
+        }
+    }
+}
+
+/// Whether a server has said that it speaks none of the protocols that it was offered.
+fn agrees_to_none(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 /// Lets a connection go on; false if it has ended.
