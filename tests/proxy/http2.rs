@@ -508,6 +508,26 @@ fn a_server_may_refuse_a_connect() {
 }
 
 #[test]
+fn an_answer_that_is_no_agreement_is_not_taken_for_one() {
+    let ignores = yes();
+    let other = serve_connect(async |_| {
+        let mut response = Response::new(body(&["yes"], &[]));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        Ok(response)
+    });
+    for (config, status) in [(before(ignores.address), 200), (before_h2(other), 202)] {
+        let edge = start(&config);
+        run(async {
+            let mut sender = connect_h2(edge.port).await;
+            // To a client of HTTP/2 any success would say that its protocol is spoken from here on.
+            assert_eq!(sender.send_request(connect_request("/")).await.unwrap().status(), StatusCode::BAD_GATEWAY);
+        });
+        let answer = ask(edge.port, get("/", HANDSHAKE));
+        assert_eq!((answer.status(), answer.value("upgrade")), (status, None));
+    }
+}
+
+#[test]
 fn what_is_no_handshake_does_not_become_a_connect() {
     let edge = start(&before_h2(serve_connect(agree)));
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n";

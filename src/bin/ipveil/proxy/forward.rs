@@ -312,7 +312,7 @@ async fn through(
         tunnel.ask_h1(&mut request);
     }
     let response = connection.send(request, &deadline).await.map_err(status)?;
-    Ok(tunnel::open(*tunnel, response, deadline, site))
+    tunnel::open(*tunnel, response, deadline, site)
 }
 
 /// Names the server itself in `Host`, if it wants that.

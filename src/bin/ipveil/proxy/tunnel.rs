@@ -142,14 +142,18 @@ pub(crate) fn open(
     mut response: Response<Incoming>,
     deadline: Deadline,
     site: &Arc<Site>,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, StatusCode> {
     // Of all the answers to CONNECT that agree, hyper opens a stream for this one.
     let agrees = if response.version() == Version::HTTP_2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
     if response.status() != agrees {
+        // RFC 9110, 9.3.6: to a client that asks by CONNECT it would say that the server agrees.
+        if wanted.is_connect && response.status().is_success() {
+            return Err(StatusCode::BAD_GATEWAY);
+        }
         let (mut parts, body) = response.into_parts();
         forward::hop_by_hop(&mut parts.headers, |_| false);
         parts.version = Version::HTTP_11;
-        return Response::from_parts(parts, ResponseBody::H2(body, deadline));
+        return Ok(Response::from_parts(parts, ResponseBody::H2(body, deadline)));
     }
     let server = upgrade::on(&mut response);
     let (mut parts, _) = response.into_parts();
@@ -160,7 +164,7 @@ pub(crate) fn open(
             pass(client, server, idle).await;
         }
     });
-    Response::from_parts(parts, ResponseBody::Page(None))
+    Ok(Response::from_parts(parts, ResponseBody::Page(None)))
 }
 
 /// Lets bytes pass both ways until both ends have ended, or nothing has passed for too long.
