@@ -567,6 +567,22 @@ fn a_connect_on_which_nothing_passes_ends() {
 }
 
 #[test]
+fn an_offer_of_tls_is_no_wish_for_another_protocol() {
+    let web = Server::yes();
+    let edge = start(&before_h2(web.address));
+    let answer = ask(edge.port, get("/", "Upgrade: TLS/1.2\r\nConnection: Upgrade\r\n"));
+    assert_eq!((answer.status(), answer.text()), (200, "yes"));
+    let server = yes();
+    let edge = start(&before(server.address));
+    let mut client = connect(edge.port);
+    for _ in 0..2 {
+        client.send(get("/", "Upgrade: TLS/1.2\r\nConnection: Upgrade\r\n"));
+        assert_eq!(client.answer().status(), 200);
+    }
+    assert!(server.requests().iter().all(|request| request.value("upgrade").is_none()));
+}
+
+#[test]
 fn a_tunnel_to_anywhere_is_refused() {
     let server = yes();
     let edge = start(&before(server.address));

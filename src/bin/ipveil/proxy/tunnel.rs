@@ -56,8 +56,10 @@ pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Box<Wa
     let Some(protocol) = request.headers().get(UPGRADE) else {
         return Ok(None);
     };
-    // HTTP/2 by Upgrade is obsolete, RFC 9113, 3.1; such a request is answered as it stands.
-    if !request.headers().get_all(CONNECTION).iter().any(names_upgrade) || protocol.as_bytes().starts_with(b"h2") {
+    // Both are about this connection, and nothing for whoever is behind: HTTP/2 by Upgrade is obsolete, RFC 9113, 3.1, and so
+    // is TLS, RFC 2817, which some clients offer with every request. These are answered as they stand.
+    let is_for_us = [&b"h2"[..], b"TLS/"].iter().any(|ours| protocol.as_bytes().starts_with(ours));
+    if is_for_us || !request.headers().get_all(CONNECTION).iter().any(names_upgrade) {
         return Ok(None);
     }
     let protocol = protocol.clone();
