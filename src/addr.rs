@@ -221,10 +221,10 @@ impl Subject {
     }
 
     /// The first bits of the address, as many as are kept.
-    pub(crate) fn network(&self, keep: Keep) -> Option<IpNet> {
+    pub(crate) fn network(&self, keep: Keep) -> Option<Prefix> {
         match *self {
-            Self::V4(octets) => Some(keep.cut(octets.into())),
-            Self::V6(octets) => Some(keep.cut(octets.into())),
+            Self::V4(octets) => Some(Prefix::of(keep.cut(octets.into()))),
+            Self::V6(octets) => Some(Prefix::of(keep.cut(octets.into()))),
             Self::Pseudonym(_) => None,
         }
     }
@@ -269,6 +269,36 @@ impl Keep {
             IpAddr::V6(_) => self.v6.min(Self::FINEST.v6),
         };
         IpNet::new_assert(address, bits).trunc()
+    }
+}
+
+/// As many octets as a network keeps at most, [`Keep::FINEST`]: there is no room for more.
+#[derive(Clone, Copy)]
+pub(crate) enum Prefix {
+    V4([u8; 3]),
+    V6([u8; 6]),
+}
+
+impl Prefix {
+    fn of(network: IpNet) -> Self {
+        match network {
+            IpNet::V4(network) => {
+                let [a, b, c, _] = network.network().octets();
+                Self::V4([a, b, c])
+            }
+            IpNet::V6(network) => {
+                let [a, b, c, d, e, f, ..] = network.network().octets();
+                Self::V6([a, b, c, d, e, f])
+            }
+        }
+    }
+
+    /// The network, or as much of it as is kept here.
+    pub(crate) fn cut(self, keep: Keep) -> IpNet {
+        match self {
+            Self::V4([a, b, c]) => keep.cut(IpAddr::from([a, b, c, 0])),
+            Self::V6([a, b, c, d, e, f]) => keep.cut(IpAddr::from([a, b, c, d, e, f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        }
     }
 }
 
@@ -340,7 +370,7 @@ mod tests {
     fn network(address: &str, keep: Keep) -> String {
         let client = ClientAddr::from(address.parse::<IpAddr>().unwrap());
         let subject = client.subject(PseudonymRange::ORCHID).unwrap();
-        subject.network(keep).unwrap().to_string()
+        subject.network(keep).unwrap().cut(keep).to_string()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     view::{Method, Shown},
 };
 use crate::{
-    addr::{ClientAddr, NoSubject},
+    addr::{ClientAddr, NoSubject, Prefix},
     geo::Country,
     headers::Lines,
     keys::{KeyRing, seconds},
@@ -29,21 +29,33 @@ pub struct Client {
     known: Result<Known, Withheld>,
 }
 
-/// What is left of an address once it is hashed. Small enough to be moved around with the request.
+/// What is left of an address once it is hashed. It is moved several times on every request, so it is kept to a size that
+/// the compiler moves without a call.
 #[derive(Clone)]
 pub(super) struct Known {
     handle: Handle,
-    limits: Option<Handle>,
-    // Under the key of the next epoch, which begins then.
-    next_limits: Option<(Handle, u64)>,
+    // Nobody's, unless some view limits.
+    limits: Handle,
     // A bit for each view, by its place.
     members: u64,
     host: Option<Host>,
     scope: RequestScope,
-    place: Place,
+    network: Option<Prefix>,
     country: Option<Country>,
     // Since 1970, if any view has windows.
     seconds: u64,
+    rare: Option<Box<Rare>>,
+}
+
+const _: () = assert!(size_of::<Client>() <= 128);
+
+/// What is known of few clients.
+#[derive(Clone)]
+struct Rare {
+    // Made by an edge before us, and shown as it is in address shape.
+    ready_made: Option<Pseudonym>,
+    // Under the key of the next epoch, which begins then.
+    next_limits: Option<(Handle, u64)>,
 }
 
 /// What a request says of its scope, besides the host.
@@ -54,15 +66,6 @@ enum RequestScope {
     Session([u8; 16]),
     /// Nothing, though some view asks: random, and for this request alone.
     Fresh([u8; 16]),
-}
-
-/// What else is kept of the address.
-#[derive(Clone, Copy)]
-enum Place {
-    Nowhere,
-    Network(IpNet),
-    /// Made by an edge before us, and shown as it is in address shape.
-    ReadyMade(Pseudonym),
 }
 
 impl Known {
@@ -81,7 +84,7 @@ impl Known {
             NoSubject::NoAddress => Withheld::NoPeerAddress,
             NoSubject::ForeignPseudonym => Withheld::ForeignPseudonym,
         })?;
-        let (mut handle, mut limits) = (None, None);
+        let (mut handle, mut limits) = (None, Some(Handle::NOBODY));
         let at = keys.with(reader, |key, at| {
             handle = subject.handle(key);
             if policy.limits {
@@ -89,26 +92,33 @@ impl Known {
             }
             at
         });
-        let (Some(at), Some(handle)) = (at, handle) else {
+        let (Some(at), Some(handle), Some(limits)) = (at, handle, limits) else {
             return Err(Withheld::NoKey);
         };
-        let country = policy.countries.as_ref().and_then(|countries| subject.country(countries));
-        let (scope, place) = (RequestScope::Unscoped, Place::Nowhere);
-        let mut known = Self { handle, limits, next_limits: None, members: 0, host, scope, place, country, seconds: 0 };
-        if policy.limits {
-            let next = keys.with_next(reader, |key, start| Some((subject.limit_handle(key)?, seconds(start))));
-            known.next_limits = next.flatten();
+        let mut known = Self {
+            handle,
+            limits,
+            members: 0,
+            host,
+            scope: RequestScope::Unscoped,
+            network: policy.keep.and_then(|keep| subject.network(keep)),
+            country: policy.countries.as_ref().and_then(|countries| subject.country(countries)),
+            seconds: 0,
+            rare: None,
+        };
+        let next_limits = match policy.limits {
+            true => keys.with_next(reader, |key, start| Some((subject.limit_handle(key)?, seconds(start)))).flatten(),
+            false => None,
+        };
+        let ready_made = subject.ready_made();
+        if next_limits.is_some() || ready_made.is_some() {
+            known.rare = Some(Box::new(Rare { ready_made, next_limits }));
         }
         if policy.members {
             for (place, entry) in policy.views.iter().enumerate() {
                 let is_member = entry.view.networks().is_some_and(|networks| networks.contains(address.address()));
                 known.members |= u64::from(is_member) << place;
             }
-        }
-        if let Some(ready_made) = subject.ready_made() {
-            known.place = Place::ReadyMade(ready_made);
-        } else if let Some(network) = policy.keep.and_then(|keep| subject.network(keep)) {
-            known.place = Place::Network(network);
         }
         if let Some(session) = policy.session.as_ref().and_then(|session| session.of(&known.handle, lines)) {
             known.scope = RequestScope::Session(session);
@@ -193,11 +203,10 @@ impl Client {
     pub fn limit_key(&self, view: &str) -> LimitKey {
         if let Some(entry) = self.view(view)
             && let Ok(known) = &self.known
-            && let Some(handle) = &known.limits
             && entry.view.method() == Method::Limit
         {
             return LimitKey::new(
-                entry.question.ask(handle, ScopeValue::Unscoped, || entry.view.window_at(known.seconds)),
+                entry.question.ask(&known.limits, ScopeValue::Unscoped, || entry.view.window_at(known.seconds)),
             );
         }
         LimitKey::WITHHELD
@@ -208,7 +217,7 @@ impl Client {
     #[must_use]
     pub fn next_limit_key(&self, view: &str) -> Option<LimitKey> {
         let entry = self.view(view).filter(|entry| entry.view.method() == Method::Limit)?;
-        let (handle, start) = self.known.as_ref().ok()?.next_limits.as_ref()?;
+        let (handle, start) = self.known.as_ref().ok()?.rare.as_ref()?.next_limits.as_ref()?;
         Some(LimitKey::new(entry.question.ask(handle, ScopeValue::Unscoped, || entry.view.window_at(*start))))
     }
 
@@ -236,15 +245,12 @@ impl Client {
         };
         match entry.view.method() {
             Method::Limit | Method::Member => Shown::Nothing,
-            Method::Network(keep) => match known.place {
-                Place::Network(network) => Shown::Network(keep.cut(network.addr())),
-                Place::Nowhere | Place::ReadyMade(_) => Shown::Nothing,
-            },
+            Method::Network(keep) => known.network.map_or(Shown::Nothing, |network| Shown::Network(network.cut(keep))),
             Method::Country => known.country.map_or(Shown::Nothing, Shown::Country),
             Method::Pseudonym(shape) => {
                 let policy = &*self.policy.inner;
-                if let Place::ReadyMade(ready_made) = known.place
-                    && shape == Shape::Address
+                if shape == Shape::Address
+                    && let Some(ready_made) = known.rare.as_ref().and_then(|rare| rare.ready_made)
                 {
                     return Shown::Pseudonym(ready_made);
                 }

@@ -24,6 +24,9 @@ pub(crate) enum Octets<'a> {
 }
 
 impl Handle {
+    /// Of no client, and never asked.
+    pub(crate) const NOBODY: Self = Self([0; 32]);
+
     #[inline(always)]
     pub(crate) fn new(key: &EpochKey, purpose: Purpose, octets: Octets<'_>) -> Option<Self> {
         let mut input = Block::new(purpose as u8);

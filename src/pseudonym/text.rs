@@ -70,7 +70,12 @@ impl Text {
             return;
         }
         for group in address.octets().chunks_exact(2) {
-            self.push_group(group[0], group[1]);
+            // Nor one that is less than four digits long.
+            if group[0] >= 0x10 {
+                self.push_long_group(group[0], group[1]);
+            } else {
+                self.push_group(group[0], group[1]);
+            }
         }
         // The colon after the last one.
         self.length -= 1;
@@ -88,6 +93,16 @@ impl Text {
         let start = self.length & 63;
         self.bytes[start..start + 8].copy_from_slice(&text.to_le_bytes());
         self.length = start + 5 - zeros as usize / 8;
+    }
+
+    /// Four digits and a colon.
+    #[inline(always)]
+    fn push_long_group(&mut self, high: u8, low: u8) {
+        let digits = u32::from(DIGITS[usize::from(high)]) | u32::from(DIGITS[usize::from(low)]) << 16;
+        let start = self.length & 63;
+        self.bytes[start..start + 4].copy_from_slice(&digits.to_le_bytes());
+        self.bytes[start + 4] = b':';
+        self.length = start + 5;
     }
 
     fn push_shortened(&mut self, groups: [u16; 8]) {

@@ -237,16 +237,14 @@ impl<W: Watch> Walk<'_, W> {
     ) -> Result<Option<Canonical>, Withheld> {
         for line in lines.rev() {
             // No address has a comma in it, so a line that is one is one element: most lines are.
-            let whole = forwarded::trim(line.as_bytes());
-            if whole.contains(&b',') {
-                if let client @ Some(_) = self.list(line)? {
-                    return Ok(client);
-                }
-                continue;
-            }
-            let client = match Node::parse(whole) {
-                node @ Node::Address(_) => self.element(whole, node)?,
-                Node::Hidden | Node::Malformed => self.list(line)?,
+            let whole = line.as_bytes();
+            let node = match Node::bare_v4(whole) {
+                None if !whole.contains(&b',') => Some(Node::parse(forwarded::trim(whole))),
+                node => node,
+            };
+            let client = match node {
+                Some(node @ Node::Address(_)) => self.element(whole, node)?,
+                _ => self.list(line)?,
             };
             if client.is_some() {
                 return Ok(client);

@@ -28,6 +28,15 @@ impl Node {
         }
     }
 
+    /// Reads `203.0.113.7`, and nothing else.
+    #[inline]
+    pub(crate) fn bare_v4(text: &[u8]) -> Option<Self> {
+        match parse_v4(text) {
+            Some((octets, [])) => Canonical::V4(octets).usable().map(Self::Address),
+            _ => None,
+        }
+    }
+
     /// Reads `203.0.113.7:80`, `2001:db8::1:80` and `[2001:db8::1]:80`: what follows the last colon is the port, as
     /// in `CloudFront-Viewer-Address`.
     pub(crate) fn parse_with_port(text: &[u8]) -> Self {
