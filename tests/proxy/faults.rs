@@ -339,13 +339,13 @@ fn a_connection_that_waits_takes_little_memory() {
         assert_eq!(first.answer().status(), 200);
     }
     let before = resident();
-    let mut clients: Vec<_> = (0..400).map(|_| connect(edge.port)).collect();
+    let mut clients: Vec<_> = (0..800).map(|_| connect(edge.port)).collect();
     for client in &mut clients {
         client.send(get("/", ""));
         assert_eq!(client.answer().status(), 200);
     }
-    // In KiB. A buffer alone has 8.
-    until(|| (resident().saturating_sub(before) < 8 * clients.len()).then_some(()));
+    // In KiB. With its buffers it has more than 20; and the system may hand out some pages of 2 MiB.
+    until(|| (resident().saturating_sub(before) < 12 * clients.len()).then_some(()));
     for client in &mut clients {
         client.send(get("/", ""));
         assert_eq!(client.answer().status(), 200);

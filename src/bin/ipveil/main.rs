@@ -28,7 +28,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 // A request costs some twenty allocations, which take half of the time there that they take in the system's allocator.
 #[cfg(feature = "proxy")]
 #[global_allocator]
-static ALLOCATOR: wipe::Wiping<mimalloc::MiMalloc> = wipe::Wiping(mimalloc::MiMalloc);
+static ALLOCATOR: wipe::Wiping = wipe::Wiping;
 
 /// IP-address anonymization: an edge that no address passes, and what belongs to it.
 #[derive(Parser)]

@@ -18,24 +18,30 @@ use super::{
     worker,
 };
 
-/// What a client sends.
+/// What a client sends. Small, since most send nothing, and every request is moved a dozen times.
 pub(crate) struct RequestBody {
-    body: Option<Incoming>,
+    body: Option<Box<Coming>>,
     site: Arc<Site>,
     pub(crate) watch: Arc<Watch>,
-    taken: u64,
     is_waiting: bool,
+}
+
+const _: () = assert!(size_of::<http::Request<RequestBody>>() <= 256);
+
+struct Coming {
+    body: Incoming,
+    taken: u64,
 }
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming, site: Arc<Site>, watch: Arc<Watch>) -> Self {
-        let body = if body.is_end_stream() { None } else { Some(body) };
-        Self { body, site, watch, taken: 0, is_waiting: false }
+        let body = if body.is_end_stream() { None } else { Some(Box::new(Coming { body, taken: 0 })) };
+        Self { body, site, watch, is_waiting: false }
     }
 
     /// None, for a request that has no body.
     pub(crate) fn none(&self) -> Self {
-        Self { body: None, site: Arc::clone(&self.site), watch: Arc::clone(&self.watch), taken: 0, is_waiting: false }
+        Self { body: None, site: Arc::clone(&self.site), watch: Arc::clone(&self.watch), is_waiting: false }
     }
 
     /// The client is waited for no more.
@@ -68,11 +74,12 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = &mut *self;
-        let Some(body) = &mut this.body else {
+        let Some(coming) = &mut this.body else {
             return Poll::Ready(None);
         };
         // A connection to a server may be what polls, and wakes nobody.
-        let Poll::Ready(frame) = worker::woken(context, |context| Pin::new(body).poll_frame(context)) else {
+        let Poll::Ready(frame) = worker::woken(context, |context| Pin::new(&mut coming.body).poll_frame(context))
+        else {
             if !this.is_waiting {
                 this.is_waiting = true;
                 this.watch.within(Due::Progress, this.site.deadlines.client_idle);
@@ -95,10 +102,10 @@ impl Body for RequestBody {
             this.body = None;
             return Poll::Ready(Some(Err(BodyError::Broken)));
         };
-        if let Some(data) = frame.data_ref() {
-            this.taken += data.len() as u64;
+        if let (Some(data), Some(coming)) = (frame.data_ref(), &mut this.body) {
+            coming.taken += data.len() as u64;
             let most = this.site.limits.body_bytes;
-            if most > 0 && this.taken > most {
+            if most > 0 && coming.taken > most {
                 this.body = None;
                 return Poll::Ready(Some(Err(BodyError::TooLong)));
             }
@@ -109,11 +116,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(|coming| coming.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |coming| coming.body.size_hint())
     }
 }
 

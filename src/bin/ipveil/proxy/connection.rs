@@ -24,6 +24,7 @@ use super::{
     metrics::{Counters, Ended},
     service::Serve,
     site::{self, Site},
+    small_write::poll_write_pieces,
     watch::{Due, Watch},
     worker::Place,
 };
@@ -502,7 +503,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let written = poll_write_pieces(Pin::new(&mut self.stream), context, slices);
         Self::wrote(&self.state, written)
     }
 

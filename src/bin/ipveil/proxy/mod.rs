@@ -22,6 +22,7 @@ mod per_client;
 mod record;
 mod service;
 mod site;
+mod small_write;
 pub(crate) mod tls;
 mod tunnel;
 mod upstream;

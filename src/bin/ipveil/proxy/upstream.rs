@@ -37,6 +37,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     body::{BodyError, Deadline, RequestBody},
     greeting,
+    small_write::poll_write_pieces,
     watch::{Due, Watch},
     worker,
 };
@@ -648,7 +649,7 @@ impl AsyncWrite for Link {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         worker::woken(context, |context| match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tcp(stream) => poll_write_pieces(Pin::new(stream), context, slices),
             Self::Other(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         })
     }

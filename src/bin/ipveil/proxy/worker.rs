@@ -28,7 +28,7 @@ use super::{
     site::{self, CONNECTIONS, Site},
     watch,
 };
-use crate::wipe::{let_go, wipe_stack};
+use crate::wipe::{let_go, wipe_stack, wipe_stack_soon};
 
 /// What a thread is told.
 pub(crate) enum Message {
@@ -119,6 +119,7 @@ impl Workers {
             let run = move || {
                 INDEX.set(index);
                 site::set_current(site);
+                runtime.spawn(wipe_stack_soon());
                 runtime.block_on(work.run(told));
                 access_log::flush();
             };
