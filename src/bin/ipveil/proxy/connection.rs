@@ -28,6 +28,7 @@ use super::{
     watch::{Due, Watch},
     worker::Place,
 };
+use crate::wipe::Used;
 
 /// What the requests of one connection share.
 #[derive(Debug)]
@@ -198,7 +199,7 @@ async fn serve_h1<S>(io: S, connection: &Arc<Connection>, mut site: Arc<Site>) -
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut io = Some(Parked { io, first: None });
+    let mut io = Some(Parked { io, first: None, used: Used::default() });
     let mut is_waked = false;
     loop {
         let Some(ready) = io.take() else { return Ended::Broken };
@@ -266,6 +267,7 @@ where
 struct Parked<S> {
     io: S,
     first: Option<u8>,
+    used: Used,
 }
 
 impl<S: AsyncRead + Unpin> Parked<S> {
@@ -284,16 +286,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Parked<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(first) = self.first
-            && buffer.remaining() > 0
-        {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        if let Some(first) = this.first.take_if(|_| buffer.remaining() > 0) {
             buffer.put_slice(&[first]);
-            self.first = None;
             // What came with it is most likely there.
-            let _ = Pin::new(&mut self.io).poll_read(context, buffer)?;
-            return Poll::Ready(Ok(()));
+            let _ = Pin::new(&mut this.io).poll_read(context, buffer)?;
+        } else {
+            ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
         }
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        this.used.note(buffer, before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -41,7 +41,10 @@ use super::{
     watch::{Due, Watch},
     worker,
 };
-use crate::config::{self, Server, ServerAt};
+use crate::{
+    config::{self, Server, ServerAt},
+    wipe::Used,
+};
 
 /// Any connection to a server.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -49,10 +52,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 type Io = TokioIo<Link>;
 
-/// A connection to a server, which has no need of dynamic dispatch for what is most frequent.
-pub(crate) enum Link {
+/// A connection to a server.
+pub(crate) struct Link {
+    socket: LinkSocket,
+    used: Used,
+}
+
+/// There is no need of dynamic dispatch for what is most frequent.
+enum LinkSocket {
     Tcp(TcpStream),
     Other(Box<dyn Stream>),
+}
+
+impl Link {
+    fn tcp(stream: TcpStream) -> Self {
+        Self { socket: LinkSocket::Tcp(stream), used: Used::default() }
+    }
+
+    fn other(stream: impl Stream + 'static) -> Self {
+        Self { socket: LinkSocket::Other(Box::new(stream)), used: Used::default() }
+    }
 }
 
 /// Some servers that do the same.
@@ -252,7 +271,7 @@ impl Endpoint {
             return Err(Failed::Connect);
         }
         let (link, takes_connect) = greeting::listen(link);
-        let io = TokioIo::new(Link::Other(Box::new(link)));
+        let io = TokioIo::new(Link::other(link));
         let (sender, connection) =
             http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(|_| Failed::Connect)?;
         tokio::spawn(connection);
@@ -331,7 +350,7 @@ impl Endpoint {
                 if let Some(announcement) = announcement {
                     stream.write_all(announcement.as_bytes()).await?;
                 }
-                return Ok((Link::Other(Box::new(stream)), false));
+                return Ok((Link::other(stream), false));
             }
             ServerAt::Tcp(_, port) => self.connect_tcp(*port).await?,
         };
@@ -341,12 +360,12 @@ impl Endpoint {
             stream.write_all(announcement.as_bytes()).await?;
         }
         let Some(tls) = &self.tls else {
-            return Ok((Link::Tcp(stream), self.server.h2c && !only_h1));
+            return Ok((Link::tcp(stream), self.server.h2c && !only_h1));
         };
         let connector = if only_h1 { &tls.h1 } else { &tls.any };
         let stream = connector.connect(tls.name.clone(), stream).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok((Link::Other(Box::new(stream)), is_h2))
+        Ok((Link::other(stream), is_h2))
     }
 
     async fn connect_tcp(&self, port: u16) -> io::Result<TcpStream> {
@@ -628,18 +647,22 @@ impl AsyncRead for Link {
         context: &mut Context<'_>,
         buffer: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        worker::woken(context, |context| match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Other(stream) => Pin::new(stream).poll_read(context, buffer),
-        })
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        ready!(worker::woken(context, |context| match &mut this.socket {
+            LinkSocket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            LinkSocket::Other(stream) => Pin::new(stream).poll_read(context, buffer),
+        }))?;
+        this.used.note(buffer, before);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        worker::woken(context, |context| match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Other(stream) => Pin::new(stream).poll_write(context, bytes),
+        worker::woken(context, |context| match &mut self.socket {
+            LinkSocket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            LinkSocket::Other(stream) => Pin::new(stream).poll_write(context, bytes),
         })
     }
 
@@ -648,30 +671,30 @@ impl AsyncWrite for Link {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        worker::woken(context, |context| match &mut *self {
-            Self::Tcp(stream) => poll_write_pieces(Pin::new(stream), context, slices),
-            Self::Other(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        worker::woken(context, |context| match &mut self.socket {
+            LinkSocket::Tcp(stream) => poll_write_pieces(Pin::new(stream), context, slices),
+            LinkSocket::Other(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         })
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Other(stream) => stream.is_write_vectored(),
+        match &self.socket {
+            LinkSocket::Tcp(stream) => stream.is_write_vectored(),
+            LinkSocket::Other(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        worker::woken(context, |context| match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Other(stream) => Pin::new(stream).poll_flush(context),
+        worker::woken(context, |context| match &mut self.socket {
+            LinkSocket::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            LinkSocket::Other(stream) => Pin::new(stream).poll_flush(context),
         })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        worker::woken(context, |context| match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Other(stream) => Pin::new(stream).poll_shutdown(context),
+        worker::woken(context, |context| match &mut self.socket {
+            LinkSocket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            LinkSocket::Other(stream) => Pin::new(stream).poll_shutdown(context),
         })
     }
 }
