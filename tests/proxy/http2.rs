@@ -30,7 +30,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    client::{ask, connect, get},
+    client::{Otherwise, ask, connect, get},
     edge::{SOON, before, start},
     server::{OK, answer, serve, yes},
 };
@@ -642,6 +642,76 @@ fn half_an_answer_is_not_taken_for_one() {
             {
                 assert!(response.into_body().collect().await.is_err(), "{config}");
             }
+        });
+    }
+}
+
+/// hyper takes such a stream for one that has ended.
+#[test]
+fn a_reset_that_says_no_error_is_no_end_of_an_answer() {
+    let (reset, mut is_read) = mpsc::channel::<()>(1);
+    let address = run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                let mut said = respond.send_response(Response::new(()), false).unwrap();
+                said.send_data(Bytes::from_static(b"half"), false).unwrap();
+                tokio::select! {
+                    _ = connection.accept() => continue,
+                    _ = is_read.recv() => said.send_reset(h2::Reason::NO_ERROR),
+                }
+                let _ = connection.accept().await;
+            }
+        });
+        address
+    });
+    let edge = start(&before_h2(address));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let asked = request(Method::GET, "/").body(body(&[], &[])).unwrap();
+        let mut answer = sender.send_request(asked).await.unwrap().into_body();
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+        reset.send(()).await.unwrap();
+        assert!(matches!(answer.frame().await, Some(Err(_))));
+    });
+}
+
+#[test]
+fn a_reset_that_says_no_error_is_no_end_of_a_request() {
+    let (begun, mut has_begun) = mpsc::channel(1);
+    let (ended, has_ended) = std::sync::mpsc::channel();
+    let h1 = {
+        let (begun, ended) = (begun.clone(), ended.clone());
+        serve(move |_, mut client| {
+            let mut request = client.head().unwrap().unwrap();
+            begun.blocking_send(()).unwrap();
+            ended.send(client.body(&mut request, Otherwise::Nothing).is_ok()).unwrap();
+        })
+    };
+    let h2 = serve_h2(move |request| {
+        let (begun, ended) = (begun.clone(), ended.clone());
+        async move {
+            begun.send(()).await.unwrap();
+            ended.send(request.into_body().collect().await.is_ok()).unwrap();
+            Err("enough")
+        }
+    });
+    for config in [before(h1.address), before_h2(h2)] {
+        let edge = start(&config);
+        run(async {
+            let stream = TcpStream::connect(("127.0.0.1", edge.port)).await.unwrap();
+            let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let (_answer, mut said) = sender.send_request(request(Method::POST, "/").body(()).unwrap(), false).unwrap();
+            said.send_data(Bytes::from_static(b"half"), false).unwrap();
+            has_begun.recv().await.unwrap();
+            said.send_reset(h2::Reason::NO_ERROR);
+            tokio::task::block_in_place(|| {
+                assert!(!has_ended.recv_timeout(SOON / 2).unwrap(), "{config}");
+            });
         });
     }
 }

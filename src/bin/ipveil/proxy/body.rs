@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -29,13 +30,36 @@ pub(crate) struct RequestBody {
 const _: () = assert!(size_of::<http::Request<RequestBody>>() <= 256);
 
 struct Coming {
-    body: Incoming,
+    body: Theirs,
     taken: u64,
 }
 
+/// A body as the other side sends it.
+pub(crate) struct Theirs {
+    body: Incoming,
+    is_h2: bool,
+}
+
+impl Theirs {
+    pub(crate) fn new(body: Incoming, version: Version) -> Self {
+        Self { body, is_h2: version == Version::HTTP_2 }
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        // hyper takes a stream that was reset with NO_ERROR for one that has ended, whatever was missing from it, and
+        // however it was broken before.
+        if self.is_h2 && matches!(polled, Poll::Ready(None)) && !self.body.is_end_stream() {
+            return Poll::Ready(Some(Err(BodyError::Broken)));
+        }
+        polled.map_err(|_| BodyError::Broken)
+    }
+}
+
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, site: Arc<Site>, watch: Arc<Watch>) -> Self {
-        let body = if body.is_end_stream() { None } else { Some(Box::new(Coming { body, taken: 0 })) };
+    pub(crate) fn new(body: Incoming, version: Version, site: Arc<Site>, watch: Arc<Watch>) -> Self {
+        let is_none = body.is_end_stream();
+        let body = (!is_none).then(|| Box::new(Coming { body: Theirs::new(body, version), taken: 0 }));
         Self { body, site, watch, is_waiting: false }
     }
 
@@ -78,8 +102,7 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         // A connection to a server may be what polls, and wakes nobody.
-        let Poll::Ready(frame) = worker::woken(context, |context| Pin::new(&mut coming.body).poll_frame(context))
-        else {
+        let Poll::Ready(frame) = worker::woken(context, |context| coming.body.poll_frame(context)) else {
             if !this.is_waiting {
                 this.is_waiting = true;
                 this.watch.within(Due::Progress, this.site.deadlines.client_idle);
@@ -98,9 +121,12 @@ impl Body for RequestBody {
             this.body = None;
             return Poll::Ready(None);
         };
-        let Ok(mut frame) = frame else {
-            this.body = None;
-            return Poll::Ready(Some(Err(BodyError::Broken)));
+        let mut frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                this.body = None;
+                return Poll::Ready(Some(Err(error)));
+            }
         };
         if let (Some(data), Some(coming)) = (frame.data_ref(), &mut this.body) {
             coming.taken += data.len() as u64;
@@ -116,11 +142,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(|coming| coming.body.is_end_stream())
+        self.body.as_ref().is_none_or(|coming| coming.body.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |coming| coming.body.size_hint())
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |coming| coming.body.body.size_hint())
     }
 }
 
@@ -130,8 +156,8 @@ pub(crate) enum ResponseBody {
     Page(Option<Bytes>),
     /// Of a server that speaks HTTP/1: whoever reads it drives that connection.
     H1(Incoming, Box<Exchange>),
-    /// Of a server that speaks HTTP/2.
-    H2(Incoming, Deadline),
+    /// Of a connection that drives itself.
+    Apart(Theirs, Deadline),
 }
 
 /// How long the next part of a response may take.
@@ -183,25 +209,27 @@ impl Body for ResponseBody {
                     exchange.drive(context);
                     polled = Pin::new(body).poll_frame(&mut silent);
                 }
-                (polled, exchange.deadline())
+                (polled.map_err(|_| BodyError::Broken), exchange.deadline())
             }
-            Self::H2(body, deadline) => (Pin::new(body).poll_frame(context), deadline),
+            Self::Apart(body, deadline) => (body.poll_frame(context), deadline),
         };
         deadline.look(context, &polled)?;
-        polled.map_err(|_| BodyError::Broken)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Page(page) => page.is_none(),
-            Self::H1(body, _) | Self::H2(body, _) => body.is_end_stream(),
+            Self::H1(body, _) => body.is_end_stream(),
+            Self::Apart(body, _) => body.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |page| page.len() as u64)),
-            Self::H1(body, _) | Self::H2(body, _) => body.size_hint(),
+            Self::H1(body, _) => body.size_hint(),
+            Self::Apart(body, _) => body.body.size_hint(),
         }
     }
 }

@@ -25,7 +25,7 @@ use ipveil::{
 };
 
 use super::{
-    body::{Deadline, RequestBody, ResponseBody},
+    body::{Deadline, RequestBody, ResponseBody, Theirs},
     connection::Connection,
     site::{APP, Site},
     tunnel,
@@ -277,7 +277,10 @@ async fn exchange(
                 let exchange = Exchange::new(link, deadline, endpoint);
                 return Ok(response.map(|body| ResponseBody::H1(body, Box::new(exchange))));
             }
-            Ok(Answer::H2(response)) => return Ok(response.map(|body| ResponseBody::H2(body, deadline))),
+            Ok(Answer::H2(response)) => {
+                let version = response.version();
+                return Ok(response.map(|body| ResponseBody::Apart(Theirs::new(body, version), deadline)));
+            }
             Err(failed) => {
                 attempts += 1;
                 let next = upstream.choose(Some(server));

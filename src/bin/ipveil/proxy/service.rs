@@ -60,7 +60,8 @@ impl hyper::service::Service<Request<Incoming>> for Serve {
             Some(watch) => Arc::clone(watch),
             None => Watch::new(),
         };
-        let mut request = request.map(|body| RequestBody::new(body, Arc::clone(site), watch));
+        let version = request.version();
+        let mut request = request.map(|body| RequestBody::new(body, version, Arc::clone(site), watch));
         request.extensions_mut().insert(self.connection.peer);
         stack.call(request)
     }

@@ -24,7 +24,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    body::{Deadline, RequestBody, ResponseBody},
+    body::{Deadline, RequestBody, ResponseBody, Theirs},
     forward,
     site::Site,
     watch::{Due, Watch},
@@ -154,8 +154,9 @@ pub(crate) fn open(
         }
         let (mut parts, body) = response.into_parts();
         forward::hop_by_hop(&mut parts.headers, |_| false);
+        let body = Theirs::new(body, parts.version);
         parts.version = Version::HTTP_11;
-        return Ok(Response::from_parts(parts, ResponseBody::H2(body, deadline)));
+        return Ok(Response::from_parts(parts, ResponseBody::Apart(body, deadline)));
     }
     let server = upgrade::on(&mut response);
     let (mut parts, _) = response.into_parts();
