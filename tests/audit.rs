@@ -194,6 +194,21 @@ fn what_chance_explains_is_possible_and_no_finding() {
     assert_eq!((forms(&found, "findings"), code), (BTreeSet::new(), 0));
     assert!(!forms(&found, "possible").is_empty());
 
+    // A number that is the CRC32 of one address by chance may be logged twice, but not ten times.
+    let numbers: String = (0..10_000).map(|_| format!("{} ", u64::from_be_bytes(random()) >> 32)).collect();
+    let checksum = {
+        let mut checksum = flate2::Crc::new();
+        checksum.update(b"203.0.113.7");
+        checksum.sum()
+    };
+    for (times, code) in [(2, 0), (10, 1)] {
+        let log = format!("{numbers}\n{}", format!("of stream {checksum}\n").repeat(times));
+        let (found, exit) = search(&folder.write("log", log.as_bytes()));
+        assert_eq!(exit, code);
+        let kind = if code == 0 { "possible" } else { "findings" };
+        assert!(!forms(&found, kind).is_empty(), "{times}");
+    }
+
     // More than chance explains.
     let leaks: Vec<u8> = (1..255).flat_map(|last| [203, 0, 113, last, 9, 9]).collect();
     let (found, code) = search(&folder.write("leak", &[noise, leaks].concat()));

@@ -84,6 +84,12 @@ impl AddAssign<&Self> for Counts {
     }
 }
 
+/// How many chances it took to find one value so often: what a text says by chance, it may say again in the next lines.
+pub(crate) fn chances(count: u64) -> u64 {
+    const SAID_AGAIN: u64 = 3;
+    if (1..=SAID_AGAIN).contains(&count) { 1 } else { count }
+}
+
 /// Whether chance explains so many finds: it gives as many in more than one case of a thousand.
 pub(crate) fn explains(expected: f64, found: u64) -> bool {
     const RARE: f64 = 0.001;

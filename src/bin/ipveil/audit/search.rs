@@ -158,7 +158,7 @@ impl Searcher {
             .iter()
             .map(|&class| {
                 let of_class = outcome.found.values().filter(|seen| seen.class == Some(class));
-                let found = of_class.map(|seen| seen.count).sum();
+                let found = of_class.map(|seen| chance::chances(seen.count)).sum();
                 (class, found > 0 && chance::explains(outcome.counts.expected(class, &self.index), found))
             })
             .collect();
