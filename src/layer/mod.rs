@@ -7,7 +7,7 @@
 //!    away only for the moment of a rotation.
 //! 3. It **strips** every [known](crate::headers) header that says who or where a client is, then **sets** those that views name,
 //!    once each.
-//! 4. It **puts a [`Client`] into the extensions**, and pseudonyms in place of typed addresses, with a port of 0.
+//! 4. It **puts a [`Client`](crate::Client) into the extensions**, and pseudonyms in place of typed addresses, with a port of 0.
 //!
 //! A request never fails because of the layer: what can't be known is withheld.
 //!
@@ -115,9 +115,9 @@ use tower_service::Service;
 pub use self::io::Connection;
 use crate::{
     addr::Peer,
-    headers::{Lines, Look, Strip},
+    headers::{Look, Strip},
     keys::{KeyRing, reader},
-    policy::{Client, Host, Policy},
+    policy::{Host, Policy},
     resolve::{Resolver, Withheld},
 };
 
@@ -186,7 +186,7 @@ impl Anonymizer {
         self
     }
 
-    /// Anonymizes a request, and puts its [`Client`] into its extensions.
+    /// Anonymizes a request, and puts its [`Client`](crate::Client) into its extensions.
     pub fn anonymize(&self, parts: &mut Parts) {
         self.anonymize_in(&parts.uri, &mut parts.headers, &mut parts.extensions);
     }
@@ -212,31 +212,31 @@ impl Anonymizer {
         let (client, place, strip);
         if headers.len() == headers.keys_len() {
             let found = edge.look.find(headers);
-            client = edge.client(policy, reader, peer, host, &found);
+            client = policy.client_of(edge.resolver.resolve_in(peer, &found), &edge.keys, reader, host, &found);
             (place, strip) = (found.source.filter(|_| edge.in_place), found.strip);
         } else {
-            client = edge.client(policy, reader, peer, host, headers);
+            client = policy.client_of(edge.resolver.resolve_in(peer, headers), &edge.keys, reader, host, headers);
             (place, strip) = (None, true);
+        }
+        // From here on nobody knows the address.
+        if let Some(why) = client.withheld() {
+            edge.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
         }
 
         let mut shown = None;
         let mut lines = policy.lines();
-        let first = lines.next().map(|line| (line, line.value(&client, &mut shown)));
+        let mut first = lines.next();
         // Most policies write one header, over the one that was read.
-        let first = match (first, place) {
-            (Some((_, Some(value))), Some(place)) => {
-                *place = value;
-                None
-            }
-            (first, _) => first,
-        };
+        if let (Some(line), Some(place)) = (first, place)
+            && let Some(value) = line.value(&client, &mut shown)
+        {
+            *place = value;
+            first = None;
+        }
         if strip {
             edge.look.strip(headers);
         }
-        if let Some((line, value)) = first {
-            set_header(headers, line.name, value);
-        }
-        for line in lines {
+        for line in first.into_iter().chain(lines) {
             let value = line.value(&client, &mut shown);
             set_header(headers, line.name, value);
         }
@@ -261,18 +261,6 @@ impl fmt::Debug for Anonymizer {
             .field("keys", &self.edge.keys)
             .field("strip", self.edge.look.removed())
             .finish_non_exhaustive()
-    }
-}
-
-impl Edge {
-    /// From here on nobody knows the address.
-    #[inline]
-    fn client(&self, policy: &Policy, reader: usize, peer: Peer, host: Option<Host>, lines: &impl Lines) -> Client {
-        let client = policy.client_of(self.resolver.resolve_in(peer, lines), &self.keys, reader, host, lines);
-        if let Some(why) = client.withheld() {
-            self.counts.0[why as usize].fetch_add(1, Ordering::Relaxed);
-        }
-        client
     }
 }
 

@@ -95,44 +95,40 @@ impl Known {
         let (Some(at), Some(handle), Some(limits)) = (at, handle, limits) else {
             return Err(Withheld::NoKey);
         };
-        let mut known = Self {
-            handle,
-            limits,
-            members: 0,
-            host,
-            scope: RequestScope::Unscoped,
-            network: policy.keep.and_then(|keep| subject.network(keep)),
-            country: policy.countries.as_ref().and_then(|countries| subject.country(countries)),
-            seconds: 0,
-            rare: None,
-        };
+        // All parts first: what is put together piece by piece and then moved costs the processor a wait.
         let next_limits = match policy.limits {
             true => keys.with_next(reader, |key, start| Some((subject.limit_handle(key)?, seconds(start)))).flatten(),
             false => None,
         };
         let ready_made = subject.ready_made();
-        if next_limits.is_some() || ready_made.is_some() {
-            known.rare = Some(Box::new(Rare { ready_made, next_limits }));
-        }
+        let is_rare = next_limits.is_some() || ready_made.is_some();
+        let rare = is_rare.then(|| Box::new(Rare { ready_made, next_limits }));
+        let mut members = 0;
         if policy.members {
             for (place, entry) in policy.views.iter().enumerate() {
                 let is_member = entry.view.networks().is_some_and(|networks| networks.contains(address.address()));
-                known.members |= u64::from(is_member) << place;
+                members |= u64::from(is_member) << place;
             }
         }
-        if let Some(session) = policy.session.as_ref().and_then(|session| session.of(&known.handle, lines)) {
-            known.scope = RequestScope::Session(session);
-        } else if policy.is_scoped
-            && policy.views.iter().any(|entry| !entry.meaning.is_given(host.is_some()))
-            && let Some(random) = fresh()
-        {
+        let scope = if let Some(session) = policy.session.as_ref().and_then(|session| session.of(&handle, lines)) {
+            RequestScope::Session(session)
+        } else if policy.is_scoped && policy.views.iter().any(|entry| !entry.meaning.is_given(host.is_some())) {
             // Without randomness what is random is withheld.
-            known.scope = RequestScope::Fresh(random);
-        }
-        if policy.windows {
-            known.seconds = seconds(at);
-        }
-        Ok(known)
+            fresh().map_or(RequestScope::Unscoped, RequestScope::Fresh)
+        } else {
+            RequestScope::Unscoped
+        };
+        Ok(Self {
+            handle,
+            limits,
+            members,
+            host,
+            scope,
+            network: policy.keep.and_then(|keep| subject.network(keep)),
+            country: policy.countries.as_ref().and_then(|countries| subject.country(countries)),
+            seconds: if policy.windows { seconds(at) } else { 0 },
+            rare,
+        })
     }
 
     #[inline]

@@ -205,8 +205,10 @@ impl Policy {
         host: Option<Host>,
         lines: &impl Lines,
     ) -> Client {
-        let known = address.and_then(|address| Known::new(&self.inner, &address, keys, reader, host, lines));
-        Client::new(self.clone(), known)
+        Client::new(
+            self.clone(),
+            address.and_then(|address| Known::new(&self.inner, &address, keys, reader, host, lines)),
+        )
     }
 
     /// The headers that the policy sets, or unsets because there is nothing to show.
