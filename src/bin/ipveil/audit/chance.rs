@@ -5,7 +5,10 @@
 
 use std::ops::AddAssign;
 
-use super::{forms::Class, index::Index};
+use super::{
+    forms::{Class, SHORTEST_NUMBER},
+    index::Index,
+};
 
 /// What there was in a text that could be a value of few bits.
 #[derive(Clone)]
@@ -40,24 +43,24 @@ impl Counts {
         self.words[class as usize] += number;
     }
 
-    /// The words in a sample, which stand for `times` as many.
+    /// The words in a sample, which stand for `times` as many: between [bounds](super::forms::Bound), as they are sought.
     pub(crate) fn add_sample(&mut self, sample: &[u8], times: u64) {
-        let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/_".contains(byte);
-        for word in sample.split(|byte| !is_word(byte)).filter(|word| !word.is_empty()) {
-            let word = word.strip_prefix(b"0x").unwrap_or(word);
-            let digits = word.iter().all(u8::is_ascii_digit);
-            let class = match word.len() {
-                2 if word.iter().all(u8::is_ascii_hexdigit) => Class::HexPairs,
-                6 => Class::Base64Word,
-                8 if !digits && word.iter().all(u8::is_ascii_hexdigit) => Class::HexWord,
-                8 if digits => {
-                    self.add_words(Class::HexWord, times);
-                    Class::Number
-                }
-                9..=12 if digits => Class::Number,
-                _ => continue,
-            };
-            self.add_words(class, times);
+        for word in words(sample, |byte| byte.is_ascii_digit()) {
+            if (SHORTEST_NUMBER..=12).contains(&word.len()) {
+                self.add_words(Class::Number, times);
+            }
+        }
+        for word in words(sample, |byte| byte.is_ascii_hexdigit()) {
+            match word.len() {
+                2 => self.add_words(Class::HexPairs, times),
+                8 => self.add_words(Class::HexWord, times),
+                _ => {}
+            }
+        }
+        for word in words(sample, |byte| byte.is_ascii_alphanumeric() || b"+/_-".contains(byte)) {
+            if word.len() == 6 {
+                self.add_words(Class::Base64Word, times);
+            }
         }
     }
 
@@ -75,6 +78,10 @@ impl Counts {
             _ => self.words[class as usize] as f64 * patterns.count() as f64 / bits_32,
         }
     }
+}
+
+fn words(sample: &[u8], is_part: impl Fn(&u8) -> bool) -> impl Iterator<Item = &[u8]> {
+    sample.split(move |byte| !is_part(byte)).filter(|word| !word.is_empty())
 }
 
 impl AddAssign<&Self> for Counts {
@@ -115,6 +122,15 @@ pub(crate) fn explains(expected: f64, found: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_counted_as_they_are_sought() {
+        let mut counts = Counts::default();
+        counts.add_sample(b"\x1b[0m1234567890\x1b[2m id=x3405803783n cb-00-71-07 zcb007107z 1-YywBxw YywBxw", 2);
+        let [numbers, words, pairs, base64] = [Class::Number, Class::HexWord, Class::HexPairs, Class::Base64Word]
+            .map(|class| counts.words[class as usize]);
+        assert_eq!((numbers, words, pairs, base64), (4, 2, 8, 2));
+    }
 
     #[test]
     fn one_find_counts_where_hardly_any_is_expected() {

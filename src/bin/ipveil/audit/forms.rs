@@ -229,6 +229,10 @@ struct Writer<'a> {
 /// So many bits are no chance: what is longer may be cut to this.
 const ENOUGH_BITS: usize = 64;
 
+/// One number of 32 bits in forty has fewer digits. Ports, counts and fractions of seconds are everywhere, and any of a
+/// thousand values may be one of these.
+pub(crate) const SHORTEST_NUMBER: usize = 8;
+
 impl Writer<'_> {
     fn add(&mut self, subject: Subject, encoding: Encoding, bytes: &[u8], bound: Bound, class: Option<Class>) {
         let form = Form { subject, encoding };
@@ -248,6 +252,9 @@ impl Writer<'_> {
             _ => (4, Bound::HexDigits, Class::HexWord),
         };
         let is_short = bits < ENOUGH_BITS;
+        if per_byte == 0 && bytes.len() < SHORTEST_NUMBER {
+            return;
+        }
         // Numbers have their high digits first, which say little: they are not cut.
         let enough = match per_byte {
             0 => bytes.len(),

@@ -455,7 +455,7 @@ pub(crate) fn log_to_stderr(log: &config::Log) -> anyhow::Result<()> {
     let filter = filter(log)?;
     let writer = MakeScrubWriter::new(scrubber, io::stderr);
     let _ = writer.make_writer();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(writer);
     if log.json { builder.json().try_init() } else { builder.try_init() }.map_err(|_| anyhow!("there is a log already"))
 }
 
