@@ -128,6 +128,61 @@ fn a_ban_by_the_log_holds_for_the_client_whatever_session_it_claims() {
 }
 
 #[test]
+fn bans_do_not_tell_whether_two_names_are_one_client() {
+    let server = yes();
+    let edge = start(&(before(server.address) + BEHIND + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n"));
+    let ask = |address: &str, session: &str| from(&edge, address, &format!("cookie: sid={session}\r\n")).status();
+    for (address, session) in [("203.0.113.7", "one"), ("203.0.113.7", "two"), ("203.0.113.8", "three")] {
+        assert_eq!(ask(address, session), 200);
+    }
+    let lines = edge.lines_when(3);
+    let [one, two, three] = [0, 1, 2].map(|line| lines[line].split(' ').next().unwrap());
+    for (other, is_same) in [(two, true), (three, false)] {
+        for name in [one, other] {
+            assert_eq!(command(&edge, "POST", &format!("/bans?name={name}&seconds=0")).0, 400);
+            assert_eq!(command(&edge, "POST", &format!("/bans?name={name}&seconds=600")).0, 200);
+        }
+        let list = command(&edge, "GET", "/bans").1;
+        assert!(list.contains(one) && list.contains(other), "{list}");
+        assert!(command(&edge, "GET", "/metrics").1.contains("ipveil_bans 2\n"));
+        assert_eq!(command(&edge, "DELETE", &format!("/bans?name={other}")), (200, "not banned any more\n".into()));
+        let list = command(&edge, "GET", "/bans").1;
+        assert!(list.contains(one) && !list.contains(other), "{list}");
+        // It takes both back for a client that was banned twice.
+        assert_eq!([ask("203.0.113.7", "two"), ask("203.0.113.8", "three")], [403, 200], "{is_same}");
+        assert_eq!(command(&edge, "DELETE", &format!("/bans?name={one}")).0, 200);
+        assert_eq!(ask("203.0.113.7", "two"), 200);
+    }
+    // Each command can be read up on.
+    let log = edge.log();
+    assert_eq!(log.matches("banned by command").count(), 4, "{log}");
+    assert_eq!(log.matches("not banned any more, by command").count(), 4, "{log}");
+}
+
+#[test]
+fn the_log_does_not_say_who_was_refused() {
+    let server = yes();
+    let config = before(server.address)
+        + BEHIND
+        + "[deny]\nnetworks = [\"203.0.113.0/25\"]\n[rate_limit]\nrate = 1\nburst = 1\n";
+    let edge = start(&config);
+    let ask = |address: &str, session: &str| from(&edge, address, &format!("cookie: sid={session}\r\n")).status();
+    assert_eq!([ask("203.0.113.7", "one"), ask("203.0.113.200", "two")], [403, 200]);
+    let mut last = 0;
+    let asked = until(|| {
+        last += 1;
+        (ask("203.0.113.200", "three") == 429).then_some(last)
+    });
+    let lines = edge.lines_when(2 + asked);
+    for line in &lines {
+        let name = line.split(' ').next().unwrap();
+        let is_refused = line.contains("\" 403 ") || line.contains("\" 429 ");
+        assert_eq!(name == "unknown", is_refused, "{line}");
+    }
+    assert!(lines[0].contains("\" 403 ") && lines[1 + asked].contains("\" 429 "), "{lines:?}");
+}
+
+#[test]
 fn a_name_of_a_request_without_a_session_can_be_banned_too() {
     let server = yes();
     let config = before(server.address) + BEHIND + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n";

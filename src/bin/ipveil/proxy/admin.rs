@@ -172,12 +172,13 @@ fn bans(method: &Method, query: &str, state: &State) -> Response<Full<Bytes>> {
         }
         Method::POST => {
             let seconds = value("seconds").and_then(|seconds| seconds.parse().ok());
-            let (Some(name), Some(seconds)) = (value("name"), seconds) else {
-                return text(StatusCode::BAD_REQUEST, "expected name and seconds\n");
+            let (Some(name), Some(seconds @ 1..)) = (value("name"), seconds) else {
+                return text(StatusCode::BAD_REQUEST, "expected name and seconds, at least one\n");
             };
             // Nobody counts to the end of time.
             let time = Duration::from_secs(seconds).min(Duration::from_secs(366 * 24 * 60 * 60));
             if bans.ban(name, time) {
+                tracing::info!(name, seconds = time.as_secs(), "banned by command");
                 text(StatusCode::OK, "banned\n")
             } else {
                 text(
@@ -187,7 +188,10 @@ fn bans(method: &Method, query: &str, state: &State) -> Response<Full<Bytes>> {
             }
         }
         Method::DELETE => match value("name") {
-            Some(name) if bans.unban(name) => text(StatusCode::OK, "not banned any more\n"),
+            Some(name) if bans.unban(name) => {
+                tracing::info!(name, "not banned any more, by command");
+                text(StatusCode::OK, "not banned any more\n")
+            }
             Some(_) => text(StatusCode::NOT_FOUND, "nobody is banned under that name\n"),
             None => text(StatusCode::BAD_REQUEST, "expected name\n"),
         },
@@ -203,6 +207,8 @@ async fn scrub(request: Request<Incoming>, state: &State) -> Response<Full<Bytes
     match Limited::new(request.into_body(), MOST_TEXT).collect().await {
         Ok(body) => {
             let body = body.to_bytes();
+            // Where pseudonyms are unscoped, addresses can be tried out here for as long as the key lives.
+            tracing::info!(bytes = body.len(), "text scrubbed by command");
             Response::new(Full::new(Bytes::copy_from_slice(&scrubber.scrub(&body))))
         }
         Err(_) => text(StatusCode::PAYLOAD_TOO_LARGE, "the text did not come whole, or is too long\n"),

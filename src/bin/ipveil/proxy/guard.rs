@@ -9,7 +9,7 @@ use std::{
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -56,7 +56,10 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let client = request.extensions().get::<Client>();
         match client.and_then(|client| refuse(&self.site, client)) {
-            Some(answer) => Answered(answer).into(),
+            Some(mut answer) => {
+                answer.extensions_mut().insert(Refused);
+                Answered(answer).into()
+            }
             None => self.inner.call(request),
         }
     }
@@ -64,6 +67,11 @@ where
 
 /// The answer to a request that goes no further.
 pub(crate) struct Answered(Response<ResponseBody>);
+
+/// On an answer of the guard's. The log says nothing of who got it: who is denied, banned or late shares an address with all
+/// others who are at that moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Refused;
 
 impl From<Answered> for Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>> {
     fn from(Answered(response): Answered) -> Self {
@@ -119,7 +127,9 @@ impl Limiter {
 pub(crate) struct Bans {
     // One for each thread. Who comes later takes the place of who was there.
     recent: Box<[Mutex<Vec<Option<Recent>>>]>,
-    banned: RwLock<HashMap<LimitKey, Ban>>,
+    // Each client's by all the names under which it was banned, so that nobody who gives two names learns whether they are one.
+    banned: RwLock<HashMap<LimitKey, Vec<Ban>>>,
+    // Of clients.
     count: AtomicUsize,
 }
 
@@ -164,17 +174,20 @@ impl Bans {
             return false;
         }
         let key = client.limit_key(BAN);
-        let now = Instant::now();
-        let ban = {
-            let banned = self.banned.read().unwrap_or_else(PoisonError::into_inner);
-            banned.get(&key).filter(|ban| ban.until > now).cloned()
+        let is_held = |bans: &[Ban]| {
+            let now = Instant::now();
+            bans.iter().any(|ban| ban.until > now)
         };
-        let Some(ban) = ban else { return false };
-        // Shortly before the key goes, its successor is known, and the ban is taken over to it.
+        if !self.banned().get(&key).is_some_and(|bans| is_held(bans)) {
+            return false;
+        }
+        // Shortly before the key goes, its successor is known, and the bans are taken over to it.
         if let Some(next) = client.next_limit_key(BAN) {
-            let mut banned = self.banned.write().unwrap_or_else(PoisonError::into_inner);
-            banned.entry(next).or_insert(ban);
-            self.count.store(banned.len(), Relaxed);
+            self.change(|banned| {
+                for ban in banned.get(&key).cloned().unwrap_or_default() {
+                    put(banned.entry(next).or_default(), ban);
+                }
+            });
         }
         true
     }
@@ -187,30 +200,31 @@ impl Bans {
             known.map(|known| known.client)
         });
         let Some(client) = known else { return false };
-        let mut banned = self.banned.write().unwrap_or_else(PoisonError::into_inner);
-        banned.insert(client, Ban { name: name.to_owned(), until: Instant::now() + time });
-        self.count.store(banned.len(), Relaxed);
+        let ban = Ban { name: name.to_owned(), until: Instant::now() + time };
+        self.change(|banned| put(banned.entry(client).or_default(), ban));
         true
     }
 
-    /// Serves the client again; false if none has been banned under this name.
+    /// Takes back what was done under this name; false if none has been banned under it. A client that was banned under
+    /// another one, too, stays banned.
     pub(crate) fn unban(&self, name: &str) -> bool {
-        let mut banned = self.banned.write().unwrap_or_else(PoisonError::into_inner);
-        let before = banned.len();
-        banned.retain(|_, ban| ban.name != name);
-        self.count.store(banned.len(), Relaxed);
-        banned.len() < before
+        let mut is_known = false;
+        self.change(|banned| {
+            for bans in banned.values_mut() {
+                let before = bans.len();
+                bans.retain(|ban| ban.name != name);
+                is_known |= bans.len() < before;
+            }
+        });
+        is_known
     }
 
-    /// Who is banned, under the name by which he was.
+    /// Who is banned, under the names by which he was.
     pub(crate) fn list(&self) -> Vec<Banned> {
         let now = Instant::now();
-        let banned = self.banned.read().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = banned
-            .values()
-            .filter(|ban| ban.until > now)
-            .map(|ban| Banned { name: ban.name.clone(), rest: ban.until - now })
-            .collect();
+        let banned = self.banned();
+        let bans = banned.values().flatten().filter(|ban| ban.until > now);
+        let mut list: Vec<_> = bans.map(|ban| Banned { name: ban.name.clone(), rest: ban.until - now }).collect();
         list.sort_by(|one, other| one.name.cmp(&other.name));
         list.dedup_by(|one, other| one.name == other.name);
         list
@@ -219,8 +233,17 @@ impl Bans {
     /// Forgets bans that are over.
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
+        self.change(|banned| banned.values_mut().for_each(|bans| bans.retain(|ban| ban.until > now)));
+    }
+
+    fn banned(&self) -> RwLockReadGuard<'_, HashMap<LimitKey, Vec<Ban>>> {
+        self.banned.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<LimitKey, Vec<Ban>>)) {
         let mut banned = self.banned.write().unwrap_or_else(PoisonError::into_inner);
-        banned.retain(|_, ban| ban.until > now);
+        change(&mut banned);
+        banned.retain(|_, bans| !bans.is_empty());
         self.count.store(banned.len(), Relaxed);
     }
 
@@ -231,6 +254,12 @@ impl Bans {
             recent.iter_mut().for_each(|slot| *slot = None);
         }
     }
+}
+
+/// The last one under a name counts.
+fn put(bans: &mut Vec<Ban>, ban: Ban) {
+    bans.retain(|other| other.name != ban.name);
+    bans.push(ban);
 }
 
 fn slot(name: &Pseudonym, slots: usize) -> usize {

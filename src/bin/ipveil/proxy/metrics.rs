@@ -176,7 +176,7 @@ impl Collector for Counts {
         let end = self.site.keys.epoch().map_or(0, |epoch| (epoch.number() + 1) * period);
         out.gauge("key_end_seconds", "When the key is destroyed, in seconds since 1970", end)?;
         let bans = self.site.bans.as_ref().map_or(0, |bans| bans.list().len());
-        out.gauge("bans", "Clients that are banned", bans as u64)?;
+        out.gauge("bans", "Pseudonyms that are banned", bans as u64)?;
         let servers: Vec<_> = self.site.upstreams().iter().flat_map(|upstream| upstream.servers()).collect();
         let well = servers.iter().filter(|server| server.is_well()).count();
         out.gauge("upstream_servers", "Servers that requests may go to", servers.len() as u64)?;

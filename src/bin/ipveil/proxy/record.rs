@@ -15,12 +15,13 @@ use http::{
     header::{HOST, REFERER, USER_AGENT},
 };
 use http_body::{Body, Frame, SizeHint};
-use ipveil::Client;
+use ipveil::{Client, Pseudonym};
 
 use super::{
     access_log::{self, Who},
     body::{BodyError, RequestBody, ResponseBody},
     connection::Connection,
+    guard::Refused,
     site::{LOG, Site},
 };
 
@@ -130,6 +131,9 @@ where
         let mut entry = self.entry.take();
         if let Some(entry) = &mut entry {
             entry.status = Some(response.status());
+            if let (Some(Refused), Some(line)) = (response.extensions().get(), &mut entry.line) {
+                line.who = Who::Pseudonym(Pseudonym::Withheld);
+            }
         }
         Poll::Ready(Ok(response.map(|body| RecordedBody { body, entry, is_handed: false })))
     }
