@@ -229,6 +229,51 @@ fn a_request_without_a_session_has_a_pseudonym_of_its_own() {
 }
 
 #[test]
+fn what_anybody_sends_who_has_no_session_is_none() {
+    let ring = ring([7; 32], 0);
+    let policy =
+        Policy::new(Scope::per_session(Session::cookie("sid").or_authorization()), [View::token("log")]).unwrap();
+    let seen = |header: (&str, &str)| {
+        let request = request(policy.clone(), &ring, "203.0.113.7", &[header]);
+        client_of(&request).pseudonym("log")
+    };
+    for (name, values) in [
+        (
+            "cookie",
+            &["sid=", "sid=\"\"", "sid=\" \"", "sid=null", "sid=undefined; a=b", "sid=Deleted", "sid=0", "sid=-"][..],
+        ),
+        (
+            "authorization",
+            &[
+                "",
+                "Bearer",
+                "Bearer null",
+                "Bearer  undefined",
+                "Basic Og==",
+                "Negotiate",
+                "null",
+                "Digest",
+                "NTLM TlRMTVNTUAABAAAAB4IIogAAAAAAAAAAAAAAAAAAAAAKALpHAAAADw==",
+                "negotiate TlRMTVNTUAABAAAA",
+            ],
+        ),
+    ] {
+        for &value in values {
+            assert_ne!(seen((name, value)), seen((name, value)), "{name}: {value}");
+        }
+    }
+    for (name, value) in [
+        ("cookie", "sid=1"),
+        ("cookie", "sid=nullable"),
+        ("authorization", "Bearer x"),
+        ("authorization", "Basic YTpi"),
+        ("authorization", "0123456789abcdef"),
+    ] {
+        assert_eq!(seen((name, value)), seen((name, value)), "{name}: {value}");
+    }
+}
+
+#[test]
 fn anonymous_visitors_share_a_pseudonym_per_host_only_if_told_to() {
     let keys = ring([1; 32], 0);
     let session = Session::cookie("sid").anonymous_per_host(["a.example", "b.example"]);

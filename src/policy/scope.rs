@@ -87,13 +87,18 @@ pub struct Session {
 }
 
 impl Session {
-    /// A cookie of this name, if it is not empty.
+    /// A cookie of this name, if it has a value: not one that programs leave behind where there is none, such as `null`,
+    /// `undefined` or `deleted`.
     #[must_use]
     pub fn cookie(name: impl Into<String>) -> Self {
         Self { cookies: vec![name.into()], authorization: false, anonymous_hosts: None }
     }
 
-    /// The `Authorization` header.
+    /// The `Authorization` header, if it has credentials: not a scheme alone, nor one that authenticates connections
+    /// (`Negotiate` and `NTLM`, RFC 4559), whose first words are the same for everybody.
+    ///
+    /// Whoever sends the same credentials at the same address is one session. A key that a whole application sends, or a
+    /// password that all users share, is none: don't scope by it.
     #[must_use]
     pub fn authorization() -> Self {
         Self { cookies: Vec::new(), authorization: true, anonymous_hosts: None }
@@ -125,19 +130,45 @@ impl Session {
         let mut credentials = Credentials::new();
         for names in self.cookies.chunks(AT_ONCE) {
             for (name, value) in names.iter().zip(first_of(lines, names)) {
-                // All who have an empty one would be in one session.
-                if let Some(value) = value.filter(|value| !value.is_empty()) {
+                if let Some(value) = value.filter(|value| !says_nothing(value)) {
                     credentials.push(Credential::Cookie(name, value));
                 }
             }
         }
         for value in lines.authorization() {
-            if self.authorization && !value.is_empty() {
+            if self.authorization && has_credentials(value.as_bytes()) {
                 credentials.push(Credential::Authorization(value.as_bytes()));
             }
         }
         credentials.hash(handle)
     }
+}
+
+/// Whether a value is nobody's: all who have it would be in one session.
+fn says_nothing(value: &[u8]) -> bool {
+    const NOTHING: [&[u8]; 11] =
+        // The last is the base64 of ":".
+        [b"", b"0", b"-", b"null", b"nil", b"none", b"undefined", b"nan", b"false", b"deleted", b"og=="];
+    // Most are longer than all of these.
+    if value.len() > 11 {
+        return false;
+    }
+    let value = value.trim_ascii();
+    let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value).trim_ascii();
+    NOTHING.iter().any(|nothing| value.eq_ignore_ascii_case(nothing))
+}
+
+/// Whether `Authorization` says who asks.
+fn has_credentials(value: &[u8]) -> bool {
+    // What has no scheme may be a key, if it is long enough for one.
+    const SHORTEST_KEY: usize = 16;
+    let value = value.trim_ascii();
+    let Some(end) = value.iter().position(u8::is_ascii_whitespace) else {
+        return value.len() >= SHORTEST_KEY;
+    };
+    let (scheme, credentials) = value.split_at(end);
+    let is_of_a_connection = scheme.eq_ignore_ascii_case(b"negotiate") || scheme.eq_ignore_ascii_case(b"ntlm");
+    !is_of_a_connection && !says_nothing(credentials.trim_ascii())
 }
 
 /// How many names are looked for in one pass over the cookies.

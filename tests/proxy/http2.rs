@@ -646,6 +646,18 @@ fn half_an_answer_is_not_taken_for_one() {
     }
 }
 
+#[test]
+fn the_log_says_which_host_was_asked_for() {
+    let edge = start(&(before_h2(Server::yes().address) + "[access_log]\nformat = \"json\"\n"));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let asked = request(Method::GET, "/").body(body(&[], &[])).unwrap();
+        text_of(sender.send_request(asked).await.unwrap()).await;
+    });
+    let line: serde_json::Value = serde_json::from_str(&edge.lines_when(1)[0]).unwrap();
+    assert_eq!((line["host"].as_str(), line["target"].as_str()), (Some("example.com"), Some("/")));
+}
+
 /// hyper takes such a stream for one that has ended.
 #[test]
 fn a_reset_that_says_no_error_is_no_end_of_an_answer() {

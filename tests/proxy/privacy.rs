@@ -101,3 +101,40 @@ fn a_chain_of_two_proxies_hands_a_pseudonym_through() {
     let request = server.last();
     assert_eq!(request.values("via").len(), 1, "{request:?}");
 }
+
+#[test]
+fn what_clients_are_read_from_stands_behind_no_body_either() {
+    let server = yes();
+    let edge = start(&(before(server.address) + &BEHIND.replace("x-forwarded-for", "x-edge-client")));
+    ask(
+        edge.port,
+        "POST / HTTP/1.1\r\nhost: example.com\r\nx-edge-client: 203.0.113.7\r\ntrailer: x-edge-client, x_edge_client, x-sum\r\ntransfer-encoding: chunked\r\n\r\n\
+         1\r\nx\r\n0\r\nx-edge-client: 203.0.113.7\r\nX_Edge_Client: 203.0.113.7\r\nx-sum: 1\r\n\r\n",
+    );
+    assert_eq!(server.last().trailers, [("x-sum".to_owned(), "1".to_owned())]);
+}
+
+#[test]
+fn no_spelling_of_what_the_proxy_says_of_itself_is_forged() {
+    let server = yes();
+    let headers =
+        "X_Forwarded_Host: evil\r\nx.forwarded.host: evil\r\nX_Forwarded-Proto: https\r\nx-forwarded-prefix: /a\r\n";
+    let edge = start(&before(server.address));
+    ask(edge.port, get("/", headers));
+    let heard = format!("{:?}", server.last());
+    assert!(!heard.contains("evil") && !heard.contains("https") && heard.contains("x-forwarded-prefix"), "{heard}");
+    // A trusted proxy may say so, in the usual spelling.
+    let edge = start(&(before(server.address) + BEHIND));
+    ask(edge.port, get("/", "x-forwarded-host: example.org\r\nx-forwarded-proto: https\r\n"));
+    let request = server.last();
+    assert_eq!(request.value("x-forwarded-host"), Some("example.org"));
+    assert_eq!(request.value("x-forwarded-proto"), Some("https"));
+}
+
+#[test]
+fn nobody_is_shown_what_stands_for_him() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    assert_eq!(ask(edge.port, get("/", "").replace("GET", "TRACE")).status(), 405);
+    assert!(server.requests().is_empty());
+}

@@ -274,7 +274,11 @@ fn json(lines: &mut Vec<u8>, time: &str, line: &Line, status: u16, sent: u64, to
     lines.extend_from_slice(b"\",\"method\":\"");
     lines.extend_from_slice(line.method.as_str().as_bytes());
     for (name, value) in [
-        ("host", line.host.as_ref().map(HeaderValue::as_bytes)),
+        // What the target says counts, and in HTTP/2 nothing else says it.
+        (
+            "host",
+            line.uri.authority().map(|host| host.as_str().as_bytes()).or(line.host.as_ref().map(HeaderValue::as_bytes)),
+        ),
         ("target", Some(target(line).as_bytes())),
         ("referer", line.referer.as_ref().map(HeaderValue::as_bytes)),
         ("user_agent", line.user_agent.as_ref().map(HeaderValue::as_bytes)),

@@ -27,7 +27,7 @@ use ipveil::{
 use super::{
     body::{Deadline, RequestBody, ResponseBody, Theirs},
     connection::Connection,
-    site::{APP, Site},
+    site::{APP, Site, is_read_as},
     tunnel,
     upstream::{Answer, Endpoint, Exchange, Failed, Upstream},
 };
@@ -68,6 +68,10 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, StatusCode> {
     let request = pending.as_mut().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
     let version = request.version();
+    // RFC 9110, 9.3.8: it would show a client what stands for it here.
+    if *request.method() == Method::TRACE {
+        return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
     put_host(request)?;
     let host = request.headers().get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
     let upstream = site.route(without_port(host), request.uri().path()).ok_or(StatusCode::NOT_FOUND)?;
@@ -226,6 +230,11 @@ fn ours(headers: &mut HeaderMap, version: Version, is_secure: bool, is_believed:
         _ => HeaderValue::from_static("1.1 ipveil"),
     };
     headers.append(VIA, via);
+    if !is_believed {
+        while let Some(name) = headers.keys().find(|name| is_forged(name)).cloned() {
+            headers.remove(name);
+        }
+    }
     let host = headers.get(HOST).cloned();
     let protocol = HeaderValue::from_static(if is_secure { "https" } else { "http" });
     for (name, value) in [(X_FORWARDED_PROTO, Some(protocol)), (X_FORWARDED_HOST, host)] {
@@ -237,6 +246,13 @@ fn ours(headers: &mut HeaderMap, version: Version, is_secure: bool, is_believed:
             (_, None) => {}
         }
     }
+}
+
+/// Whether an application may take it for one that we set.
+fn is_forged(name: &HeaderName) -> bool {
+    // Most names are of another length.
+    matches!(name.as_str().len(), 16 | 17)
+        && [X_FORWARDED_PROTO, X_FORWARDED_HOST].iter().any(|ours| name != ours && is_read_as(name, ours))
 }
 
 /// Says who the client is at the start of a connection, for servers that expect that.

@@ -87,7 +87,7 @@ impl Site {
         let trusted = trusted(&config.client.trusted)?;
         let resolver = resolver(&config.client, &trusted);
         let policy = policy(config)?;
-        let strip = strip(&config.privacy)?;
+        let strip = strip(&config.privacy, config.client.source.as_ref())?;
         let anonymize =
             AnonymizeLayer::new(resolver.clone(), policy.clone(), lasting.keys.clone()).strip(strip.clone());
         let listeners = config.listener.iter().enumerate().map(|(index, listener)| {
@@ -207,7 +207,7 @@ pub(crate) fn set_current(site: Arc<Site>) {
 }
 
 /// Whether somebody may take one name for the other: CGI and its heirs write `-` and `_` alike.
-fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
+pub(super) fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
     let folded = |name: &HeaderName| name.as_str().replace(['_', '.'], "-");
     folded(name) == folded(other)
 }
@@ -332,8 +332,12 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
     Ok(policy)
 }
 
-fn strip(privacy: &config::Privacy) -> anyhow::Result<Strip> {
+fn strip(privacy: &config::Privacy, source: Option<&config::Text<config::Header>>) -> anyhow::Result<Strip> {
     let mut strip = Strip::new();
+    // In front of a body it is removed in any case, but not behind one.
+    if let Some(config::Text(config::Header(name))) = source {
+        strip = strip.also(name.as_str()).context(Key::new(["client", "source"]))?;
+    }
     for (is_on, more) in [
         (privacy.strip_countries, Strip::countries as fn(Strip) -> Strip),
         (privacy.strip_certificates, Strip::certificates),
