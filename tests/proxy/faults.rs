@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use crate::{
     client::{Client, Otherwise, ask, connect, get},
     edge::{SOON, before, free_port, start, until},
-    server::{OK, Server, serve, yes},
+    server::{OK, Server, reply, serve, yes},
 };
 
 const HALF: Duration = Duration::from_millis(500);
@@ -204,7 +204,7 @@ fn a_connection_that_a_server_has_closed_meanwhile_is_not_asked() {
 
 #[test]
 fn one_connection_is_for_many_requests() {
-    let server = crate::server::reply(|request| match request.start.split(' ').nth(1) {
+    let server = reply(|request| match request.start.split(' ').nth(1) {
         Some("/none") => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
         Some("/same") => b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(),
         Some("/chunks") if request.start.starts_with("GET") => {
@@ -609,4 +609,76 @@ fn who_is_not_trusted_says_nothing_about_a_client() {
         assert_eq!(server.last().value("x-real-ip"), None);
     }
     assert!(seen.iter().all(|one| *one == seen[0] && one != "2001:20::1"), "{seen:?}");
+}
+
+/// The proxy is done with a body long before a slow client is.
+#[test]
+fn whoever_takes_the_end_slowly_gets_all_of_it() {
+    let server = reply(|request| {
+        let length = request.start.split(['/', ' ']).nth(2).unwrap().parse().unwrap();
+        [format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").into_bytes(), vec![b'x'; length]].concat()
+    });
+    let edge = start(&before(server.address));
+    // How much the system holds is not known. For one of these the rest is what the proxy itself holds.
+    let lengths: Vec<_> = (5..40).map(|step| step * 200_000).collect();
+    let mut clients: Vec<_> = lengths
+        .iter()
+        .map(|length| {
+            let mut client = connect(edge.port);
+            client.send(get(&format!("/{length}"), ""));
+            client
+        })
+        .collect();
+    // Longer than an idle connection keeps its buffers.
+    thread::sleep(Duration::from_secs(4));
+    for (client, length) in clients.iter_mut().zip(lengths) {
+        assert_eq!(client.answer().body.len(), length);
+        // And it can be used again.
+        client.send(get("/3", ""));
+        assert_eq!(client.answer().body.len(), 3);
+    }
+}
+
+#[test]
+fn a_web_socket_is_a_connection_of_its_client() {
+    let server = serve(|_, mut client| {
+        while let Ok(Some(request)) = client.head() {
+            if request.value("upgrade").is_some() {
+                client.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+                let _ = client.rest();
+                return;
+            }
+            client.send(OK);
+        }
+    });
+    let edge = start(&(before(server.address) + "[limits]\nconnections_per_client = 1\n"));
+    let mut client = connect(edge.port);
+    client.send(get("/", "connection: upgrade\r\nupgrade: websocket\r\n"));
+    assert_eq!(client.answer().status(), 101);
+    for _ in 0..3 {
+        assert!(connect(edge.port).is_closed());
+    }
+    drop(client);
+    until(|| {
+        let mut client = connect(edge.port);
+        client.send(get("/", ""));
+        client.try_answer("GET").ok().flatten()
+    });
+}
+
+#[test]
+fn a_web_socket_goes_to_a_server_that_is_there() {
+    let server = serve(|_, mut client| {
+        let _ = client.head();
+        client.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+        let _ = client.rest();
+    });
+    let nobody = free_port();
+    let config = before(server.address).replace("servers = [", &format!("servers = [\"http://127.0.0.1:{nobody}\", "));
+    let edge = start(&config);
+    for _ in 0..4 {
+        let mut client = connect(edge.port);
+        client.send(get("/", "connection: upgrade\r\nupgrade: websocket\r\n"));
+        assert_eq!(client.answer().status(), 101);
+    }
 }

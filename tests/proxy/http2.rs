@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
-use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
     client::conn::http2::SendRequest,
@@ -855,4 +855,174 @@ fn an_end_under_load_loses_no_request_here_either() {
     crate::edge::until(|| (answered.load(std::sync::atomic::Ordering::SeqCst) > 100).then_some(()));
     assert!(edge.end().success());
     run(clients.join_all());
+}
+
+/// It takes longer than an idle connection may, and than one that was told to end.
+#[test]
+fn a_web_socket_goes_on_where_no_other_request_does() {
+    let edge = start(&(before_h2(serve_connect(agree)) + "[deadlines]\nkeep_alive = \"500ms\"\n"));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+        let response = sender.send_request(connect_request("/")).await.unwrap();
+        let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        for _ in 0..16 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            io.write_all(b"ping").await.unwrap();
+            io.read_exact(&mut [0; 4]).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn http_in_a_tunnel_is_refused() {
+    let edge = start(&before_h2(serve_connect(agree)));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        sender.send_request(request(Method::GET, "/").body(body(&[], &[])).unwrap()).await.unwrap();
+        for protocol in ["h2c", "H2", "HTTP/2.0", "TLS/1.3"] {
+            let asked = request(Method::CONNECT, "/").extension(Protocol::from(protocol)).body(body(&[], &[])).unwrap();
+            assert_eq!(sender.send_request(asked).await.unwrap().status(), StatusCode::NOT_IMPLEMENTED, "{protocol}");
+        }
+    });
+}
+
+#[test]
+fn who_does_not_read_is_in_nobodys_way() {
+    const MUCH: usize = 20_000_000;
+    let edge = start(&before_h2(serve_h2(async |request| {
+        let length = if request.uri().path() == "/big" { MUCH } else { 3 };
+        Ok(Response::new(BoxBody::new(Full::new(Bytes::from(vec![b'x'; length])))))
+    })));
+    let mut slow: Vec<_> = (0..40)
+        .map(|_| {
+            let mut client = connect(edge.port);
+            client.send(get("/big", ""));
+            assert_eq!(client.head().unwrap().unwrap().status(), 200);
+            client
+        })
+        .collect();
+    for _ in 0..10 {
+        assert_eq!(ask(edge.port, get("/small", "connection: close\r\n")).text(), "xxx");
+    }
+    assert_eq!(slow[0].exactly(MUCH).unwrap().len(), MUCH);
+}
+
+#[test]
+fn a_server_that_takes_few_requests_at_a_time_gets_more_connections() {
+    let (say, said) = channel();
+    let said = Arc::new(Mutex::new(Some(said)));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.max_concurrent_streams(1);
+    let edge = start(&before_h2(serve_as(builder, move |_| {
+        let body = said.lock().unwrap().take().unwrap_or_else(|| body(&["yes"], &[]));
+        async { Ok(Response::new(body)) }
+    })));
+    let mut waits = connect(edge.port);
+    waits.send(get("/", ""));
+    assert_eq!(waits.head().unwrap().unwrap().status(), 200);
+    for _ in 0..3 {
+        assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
+    }
+    drop(say);
+}
+
+#[test]
+fn an_answer_of_our_own_to_head_has_no_body() {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], crate::edge::free_port()));
+    let edge = start(&before(nobody));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        for _ in 0..2 {
+            let asked = request(Method::HEAD, "/").body(body(&[], &[])).unwrap();
+            let answer = sender.send_request(asked).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+            assert_eq!(answer.headers()["content-length"], "16");
+            assert_eq!(text_of(answer).await, "");
+        }
+    });
+}
+
+#[test]
+fn behind_a_body_stands_nothing_about_the_connection() {
+    let server = Server::yes();
+    let edge = start(&before_h2(server.address));
+    let answered = ask(
+        edge.port,
+        "POST / HTTP/1.1\r\nhost: example.com\r\ntransfer-encoding: chunked\r\ntrailer: connection, keep-alive, te, x-sum\r\n\r\n\
+         5\r\nhello\r\n0\r\nconnection: x\r\nkeep-alive: 5\r\nte: gzip\r\ncontent-length: 7\r\nhost: other\r\nx-sum: 9\r\n\r\n",
+    );
+    assert_eq!(answered.text(), "yes");
+    let (_, heard, trailers) = server.last();
+    assert_eq!(heard, "hello");
+    assert_eq!(trailers.unwrap_or_default().keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"]);
+
+    let server = answer(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nconnection: x\r\ntransfer-encoding: x\r\nx-sum: 7\r\n\r\n",
+    );
+    let edge = start(&before(server.address));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let asked = request(Method::GET, "/").header("te", "trailers").body(body(&[], &[])).unwrap();
+        let (_, heard, trailers) = text(sender.send_request(asked).await.unwrap()).await;
+        assert_eq!(heard, "yes");
+        assert_eq!(trailers.unwrap_or_default().keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"]);
+    });
+}
+
+#[test]
+fn http_2_is_read_as_strictly() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[limits]\nheaders = 50\n"));
+    run(async {
+        let mut sender = connect_h2(edge.port).await;
+        let mut asked = request(Method::GET, "/");
+        for number in 0..60 {
+            asked = asked.header(format!("x-{number}"), "1");
+        }
+        let answer = sender.send_request(asked.body(body(&[], &[])).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        // More than one length, even of the same value, is for whoever is behind to disagree on.
+        let stream = TcpStream::connect(("127.0.0.1", edge.port)).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        for lengths in [&["5", "5"][..], &[""]] {
+            let mut asked = request(Method::POST, "/");
+            for length in lengths {
+                asked = asked.header("content-length", *length);
+            }
+            let (answer, mut said) = sender.send_request(asked.body(()).unwrap(), false).unwrap();
+            said.send_data(Bytes::from_static(b"hello"), true).unwrap();
+            assert!(answer.await.map_or(true, |answer| answer.status() == StatusCode::BAD_REQUEST), "{lengths:?}");
+        }
+    });
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn a_body_that_breaks_is_its_clients_fault() {
+    let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let server = Server::yes();
+    let relay = {
+        let connections = Arc::clone(&connections);
+        run(async {
+            let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = socket.local_addr().unwrap();
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = socket.accept().await {
+                    connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    let mut to = TcpStream::connect(server.address).await.unwrap();
+                    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut to).await });
+                }
+            });
+            address
+        })
+    };
+    let edge = start(&(before_h2(relay) + "[limits]\nbody_bytes = 10\n"));
+    assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
+    let post = |body: &str| format!("POST / HTTP/1.1\r\nhost: example.com\r\ntransfer-encoding: chunked\r\n\r\n{body}");
+    assert_eq!(ask(edge.port, post("14\r\n01234567890123456789\r\n0\r\n\r\n")).status(), 413);
+    assert_eq!(ask(edge.port, post("5\r\nhello\r\nnonsense\r\n")).status(), 400);
+    assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
+    assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1);
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     client::{Message, ask, connect, get},
     edge::{before, start},
-    server::{BROKEN, OK, yes},
+    server::{BROKEN, OK, answer, yes},
 };
 
 /// What becomes of some bytes.
@@ -269,7 +269,7 @@ fn what_connection_names_goes_no_further_but_for_what_is_needed() {
 
 #[test]
 fn an_answer_has_nothing_of_the_connection_behind() {
-    let server = crate::server::answer(
+    let server = answer(
         "HTTP/1.1 200 OK\r\nconnection: x-one\r\nconnection: x-two\r\nx-one: 1\r\nx-two: 2\r\nkeep-alive: timeout=9\r\n\
          proxy-connection: x\r\nx-kept: 1\r\ncontent-length: 3\r\n\r\nyes",
     );
@@ -298,11 +298,71 @@ fn the_target_counts_and_not_the_host_beside_it() {
 
 #[test]
 fn bytes_after_an_answer_are_no_answer_to_the_next_request() {
-    let server = crate::server::answer(format!("{OK}HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"));
+    let server = answer(format!("{OK}HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong"));
     let edge = start(&before(server.address));
     let mut client = connect(edge.port);
     for _ in 0..5 {
         client.send(get("/", ""));
         assert_eq!(client.answer().text(), "yes");
     }
+}
+
+/// A server that agreed would take whatever a client says from there on, and nobody would have looked at it.
+#[test]
+fn no_other_connection_of_http_leads_to_a_server() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    for offer in ["h2c", "H2C", "h2", "HTTP/2.0", "tls/1.2", ", h2c,", "h2c, TLS/1.3"] {
+        let headers =
+            format!("connection: Upgrade, HTTP2-Settings\r\nupgrade: {offer}\r\nhttp2-settings: AAMAAABk\r\n");
+        assert_eq!(ask(edge.port, get("/", &headers)).status(), 200, "{offer}");
+        let request = server.last();
+        for gone in ["upgrade", "http2-settings", "connection"] {
+            assert_eq!(request.value(gone), None, "{offer}");
+        }
+    }
+    // What else is offered, may be.
+    ask(
+        edge.port,
+        get("/", "connection: upgrade\r\nupgrade: x, h2c\r\nupgrade: websocket\r\nhttp2-settings: AAMAAABk\r\n"),
+    );
+    let request = server.last();
+    assert_eq!((request.value("upgrade"), request.value("http2-settings")), (Some("x, websocket"), None));
+}
+
+#[test]
+fn a_target_is_never_empty_and_names_something_to_ask_for() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    for (line, seen) in [
+        ("GET http://example.com", Some("GET /")),
+        ("GET http://example.com?a", Some("GET /?a")),
+        ("GET http://example.com/a#b", Some("GET /a")),
+        ("OPTIONS *", Some("OPTIONS *")),
+        ("GET http://example.com#a", Some("GET /")),
+        ("GET *", None),
+        ("GET example.com:80", None),
+        ("GET example.com", None),
+    ] {
+        let answer = ask(edge.port, format!("{line} HTTP/1.1\r\nhost: example.com\r\n\r\n"));
+        assert_eq!(answer.status(), if seen.is_some() { 200 } else { 400 }, "{line}");
+        if let Some(seen) = seen {
+            assert_eq!(server.last().start, format!("{seen} HTTP/1.1"), "{line}");
+        }
+    }
+    assert_eq!(server.requests().len(), 5);
+}
+
+/// Without the word for it, what is behind would take the coded bytes for the body.
+#[test]
+fn a_coding_that_nobody_takes_back_goes_no_further() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    let request =
+        "POST / HTTP/1.1\r\nhost: example.com\r\ntransfer-encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    assert_eq!(ask(edge.port, request).status(), 501);
+    assert!(server.requests().is_empty());
+    let server = answer("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    let edge = start(&before(server.address));
+    assert_eq!(ask(edge.port, get("/", "te: gzip\r\n")).status(), 502);
 }

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
+    forward,
     site::Site,
     upstream::Exchange,
     watch::{Due, Watch},
@@ -25,6 +26,8 @@ pub(crate) struct RequestBody {
     site: Arc<Site>,
     pub(crate) watch: Arc<Watch>,
     is_waiting: bool,
+    /// More than may be, which HTTP/2 is not told beforehand.
+    pub(crate) has_too_many_headers: bool,
 }
 
 const _: () = assert!(size_of::<http::Request<RequestBody>>() <= 256);
@@ -38,11 +41,17 @@ struct Coming {
 pub(crate) struct Theirs {
     body: Incoming,
     is_h2: bool,
+    // Among the streams of a connection: others may wait for it.
+    _place: Option<Arc<()>>,
 }
 
 impl Theirs {
     pub(crate) fn new(body: Incoming, version: Version) -> Self {
-        Self { body, is_h2: version == Version::HTTP_2 }
+        Self { body, is_h2: version == Version::HTTP_2, _place: None }
+    }
+
+    pub(crate) fn in_place(self, place: Arc<()>) -> Self {
+        Self { _place: Some(place), ..self }
     }
 
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -59,13 +68,29 @@ impl Theirs {
 impl RequestBody {
     pub(crate) fn new(body: Incoming, version: Version, site: Arc<Site>, watch: Arc<Watch>) -> Self {
         let is_none = body.is_end_stream();
+        if !is_none {
+            watch.take_body_error();
+        }
         let body = (!is_none).then(|| Box::new(Coming { body: Theirs::new(body, version), taken: 0 }));
-        Self { body, site, watch, is_waiting: false }
+        Self { body, site, watch, is_waiting: false, has_too_many_headers: false }
     }
 
     /// None, for a request that has no body.
     pub(crate) fn none(&self) -> Self {
-        Self { body: None, site: Arc::clone(&self.site), watch: Arc::clone(&self.watch), is_waiting: false }
+        Self {
+            body: None,
+            site: Arc::clone(&self.site),
+            watch: Arc::clone(&self.watch),
+            is_waiting: false,
+            has_too_many_headers: false,
+        }
+    }
+
+    /// There is no more of it.
+    fn fail<T>(&mut self, error: BodyError) -> Poll<Option<Result<T, BodyError>>> {
+        self.body = None;
+        self.watch.set_body_error(error);
+        Poll::Ready(Some(Err(error)))
     }
 
     /// The client is waited for no more.
@@ -107,8 +132,7 @@ impl Body for RequestBody {
                 this.is_waiting = true;
                 this.watch.within(Due::Progress, this.site.deadlines.client_idle);
             } else if this.watch.is_late(Due::Progress) {
-                this.body = None;
-                return Poll::Ready(Some(Err(BodyError::Late)));
+                return this.fail(BodyError::Late);
             }
             return Poll::Pending;
         };
@@ -123,20 +147,17 @@ impl Body for RequestBody {
         };
         let mut frame = match frame {
             Ok(frame) => frame,
-            Err(error) => {
-                this.body = None;
-                return Poll::Ready(Some(Err(error)));
-            }
+            Err(error) => return this.fail(error),
         };
         if let (Some(data), Some(coming)) = (frame.data_ref(), &mut this.body) {
             coming.taken += data.len() as u64;
             let most = this.site.limits.body_bytes;
             if most > 0 && coming.taken > most {
-                this.body = None;
-                return Poll::Ready(Some(Err(BodyError::TooLong)));
+                return this.fail(BodyError::TooLong);
             }
         } else if let Some(trailers) = frame.trailers_mut() {
             this.site.strip_trailers(trailers);
+            forward::only_trailers(trailers);
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -214,6 +235,12 @@ impl Body for ResponseBody {
             Self::Apart(body, deadline) => (body.poll_frame(context), deadline),
         };
         deadline.look(context, &polled)?;
+        let mut polled = polled;
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            forward::only_trailers(trailers);
+        }
         polled
     }
 

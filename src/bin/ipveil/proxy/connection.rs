@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) exchange: Option<Arc<Watch>>,
     pub(crate) counters: Arc<Counters>,
     state: Arc<State>,
+    // Given back when all that began on it has ended, also what goes on in another protocol.
+    _place: Place,
 }
 
 /// What its socket has to know.
@@ -50,6 +52,7 @@ struct State {
     watch: Arc<Watch>,
     requests: AtomicU32,
     serves_h1: AtomicBool,
+    serves_h2: AtomicBool,
     in_head: AtomicBool,
     is_stalled: AtomicBool,
     // Parts of answers that HTTP/2 was given, and for which the client has made no room yet.
@@ -75,6 +78,21 @@ impl Connection {
             let idle = millis(&self.state.idle);
             self.watch.within(Due::Phase, if self.is_h2 { idle } else { idle.min(UNPARKED) });
         }
+    }
+
+    /// Something goes on that is no request any more: until what is returned is dropped, the connection is not idle.
+    pub(crate) fn go_on(self: &Arc<Self>) -> GoingOn {
+        self.state.requests.fetch_add(1, Relaxed);
+        GoingOn(Arc::clone(self))
+    }
+}
+
+/// What [`Connection::go_on`] is about.
+pub(crate) struct GoingOn(Arc<Connection>);
+
+impl Drop for GoingOn {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -124,8 +142,7 @@ pub(crate) async fn serve<S>(
     listener: usize,
     site: Arc<Site>,
     counters: Arc<Counters>,
-    // Given back when it ends.
-    _place: Place,
+    place: Place,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -134,6 +151,7 @@ pub(crate) async fn serve<S>(
         watch: Arc::clone(&watch),
         requests: AtomicU32::new(0),
         serves_h1: AtomicBool::new(false),
+        serves_h2: AtomicBool::new(false),
         in_head: AtomicBool::new(false),
         is_stalled: AtomicBool::new(false),
         handed: AtomicU32::new(0),
@@ -144,8 +162,16 @@ pub(crate) async fn serve<S>(
     state.adopt(&site);
     let mut io = Io { stream, prefix: Vec::new(), read: 0, state: Arc::clone(&state) };
     let settings = &site.listeners[listener];
-    let mut connection =
-        Connection { peer, is_secure: settings.tls.is_some(), is_h2: false, watch, exchange: None, counters, state };
+    let mut connection = Connection {
+        peer,
+        is_secure: settings.tls.is_some(),
+        is_h2: false,
+        watch,
+        exchange: None,
+        counters,
+        state,
+        _place: place,
+    };
 
     if let Some(receiver) = &settings.proxy_protocol {
         connection.watch.within(Due::Phase, site.deadlines.proxy_header);
@@ -180,6 +206,7 @@ where
 {
     connection.state.in_head.store(true, Relaxed);
     if connection.is_h2 {
+        connection.state.serves_h2.store(true, Relaxed);
         connection.watch.within(Due::Phase, site.deadlines.keep_alive);
     } else {
         connection.exchange = Some(Watch::new());
@@ -371,7 +398,11 @@ fn late(connection: &Connection) -> Option<Ended> {
         Some(Ended::Drained)
     } else if watch.is_late(Due::Progress) {
         Some(Ended::Stalled)
-    } else if watch.is_late(Due::Phase) && connection.state.requests.load(Relaxed) == 0 {
+    } else if watch.is_late(Due::Phase)
+        && connection.state.requests.load(Relaxed) == 0
+        // The body is over for us when the last of it is in a buffer: whoever takes it slowly is not idle.
+        && !connection.state.is_stalled.load(Relaxed)
+    {
         Some(if connection.state.in_head.load(Relaxed) { Ended::LateHead } else { Ended::Idle })
     } else {
         None
@@ -479,7 +510,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
 
 impl<S: AsyncWrite + Unpin> Io<S> {
     /// Time passes for the other end only while it takes nothing.
-    fn wrote<T>(state: &State, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn wrote(state: &State, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        // In HTTP/2 the rest of a body may be on its way for long when its request is over.
+        if matches!(written, Poll::Ready(Ok(count)) if count > LONGEST_SIGN_OF_LIFE)
+            && state.serves_h2.load(Relaxed)
+            && state.requests.load(Relaxed) == 0
+        {
+            state.watch.within(Due::Phase, millis(&state.idle));
+        }
         match written.is_pending() {
             true if !state.is_stalled.load(Relaxed) => {
                 state.is_stalled.store(true, Relaxed);
@@ -537,6 +575,9 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How long a connection without a request keeps its buffers.
 const UNPARKED: Duration = Duration::from_secs(2);
+
+/// Of what HTTP/2 answers to whoever only asks whether it is there: a frame, and what TLS puts around it.
+const LONGEST_SIGN_OF_LIFE: usize = 64;
 
 /// For the last answers on a connection that was told to end.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, FORWARDED, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, Entry, FORWARDED, HOST,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
     },
+    uri::PathAndQuery,
 };
 use http_body::Body as _;
 use ipveil::{
@@ -63,7 +64,7 @@ impl tower::Service<Request<RequestBody>> for Forward {
 // The request stays where it is until it is sent: it is large, and moving it costs more than looking at it.
 async fn forward(
     site: &Arc<Site>,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     pending: &mut Option<Request<RequestBody>>,
 ) -> Result<Response<ResponseBody>, StatusCode> {
     let request = pending.as_mut().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
@@ -71,6 +72,12 @@ async fn forward(
     // RFC 9110, 9.3.8: it would show a client what stands for it here.
     if *request.method() == Method::TRACE {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    if version == Version::HTTP_2 {
+        as_strict_as_h1(request)?;
+    }
+    if !is_target(request) {
+        return Err(StatusCode::BAD_REQUEST);
     }
     put_host(request)?;
     let host = request.headers().get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -84,14 +91,18 @@ async fn forward(
     if tunnel.is_none() && *request.method() == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
-    hop_by_hop(request.headers_mut(), |name| site.writes(name));
+    if !hop_by_hop(request.headers_mut(), |name| site.writes(name)) {
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
     ours(request.headers_mut(), version, connection.is_secure, site.believes(connection.peer));
     announce(request, upstream);
     if let Some(tunnel) = tunnel {
-        return Box::pin(through(site, upstream, pending, tunnel)).await;
+        return Box::pin(through(site, connection, upstream, pending, tunnel)).await;
     }
     let mut response = exchange(site, upstream, pending).await?;
-    hop_by_hop(response.headers_mut(), |_| false);
+    if !hop_by_hop(response.headers_mut(), |_| false) {
+        return Err(StatusCode::BAD_GATEWAY);
+    }
     one_length(response.headers_mut());
     // A client of HTTP/1.0 that wants to keep its connection is told so only in an answer that could be of HTTP/1.1.
     *response.version_mut() = version.max(Version::HTTP_11);
@@ -100,6 +111,31 @@ async fn forward(
         return Err(StatusCode::BAD_GATEWAY);
     }
     Ok(response)
+}
+
+/// Refuses what is refused in HTTP/1 before it comes here.
+fn as_strict_as_h1(request: &Request<RequestBody>) -> Result<(), StatusCode> {
+    if request.body().has_too_many_headers {
+        return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    // RFC 9110, 8.6: one number.
+    let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let is_number = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+        if !is_number || lengths.next().is_some() {
+            return Err(StatusCode::BAD_REQUEST);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a target can stand in a request of HTTP/1.1: RFC 9112, 3.2.
+fn is_target(request: &Request<RequestBody>) -> bool {
+    match request.uri().path_and_query().map(PathAndQuery::as_str) {
+        Some("*") => *request.method() == Method::OPTIONS,
+        Some(target) => target.starts_with(['/', '?']),
+        None => *request.method() == Method::CONNECT,
+    }
 }
 
 /// Makes `Host` say for whom the request is, whichever way the client said it.
@@ -144,31 +180,47 @@ fn without_port(host: &[u8]) -> &[u8] {
 
 /// Removes what is between two ends of one connection only: RFC 9110, 7.6.1.
 ///
-/// What is `kept` can't be removed by naming it: a client could make its pseudonym disappear.
-pub(super) fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
+/// What is `kept` can't be removed by naming it: a client could make its pseudonym disappear. False, if the body is coded in a
+/// way that nobody here takes back: then it would go on without a word about that.
+#[must_use]
+pub(super) fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) -> bool {
     // One look at what is there, which is little, is cheaper than asking for each that could be.
     let found = headers.keys().fold(0, |found, name| found | hop_by_hop_bit(name));
     if found == 0 {
-        return;
+        return true;
     }
+    let mut is_known = true;
     for (place, name) in HOP_BY_HOP.iter().enumerate().filter(|(place, _)| found >> place & 1 == 1) {
         match place {
             CONNECTION_PLACE => remove_named(headers, &kept),
             TE_PLACE => keep_trailers(headers),
             // A length beside it is not the body's: RFC 9112, 6.1.
-            TRANSFER_ENCODING_PLACE => drop(headers.remove(CONTENT_LENGTH)),
+            TRANSFER_ENCODING_PLACE => {
+                headers.remove(CONTENT_LENGTH);
+                let codings = headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+                is_known = codings.map(<[u8]>::trim_ascii).all(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+            }
             _ => {}
         }
         if place != TE_PLACE {
             headers.remove(name);
         }
     }
+    is_known
+}
+
+/// Removes from behind a body what has a meaning only before it: RFC 9110, 6.5.1.
+pub(super) fn only_trailers(trailers: &mut HeaderMap) {
+    let is_before = |name: &HeaderName| HOP_BY_HOP.contains(name) || BEFORE_BODY.contains(name);
+    while let Some(name) = trailers.keys().find(|name| is_before(name)).cloned() {
+        trailers.remove(name);
+    }
 }
 
 fn hop_by_hop_bit(name: &HeaderName) -> u16 {
     let text = name.as_str();
     // Most names are of another length than all of these.
-    if !matches!(text.len(), 2 | 6 | 7 | 10 | 16..=19) {
+    if !matches!(text.len(), 2 | 6 | 7 | 10 | 14 | 16..=19) {
         return 0;
     }
     HOP_BY_HOP.iter().position(|hop| hop == name).map_or(0, |place| 1 << place)
@@ -293,9 +345,11 @@ async fn exchange(
                 let exchange = Exchange::new(link, deadline, endpoint);
                 return Ok(response.map(|body| ResponseBody::H1(body, Box::new(exchange))));
             }
-            Ok(Answer::H2(response)) => {
+            Ok(Answer::H2(response, place)) => {
                 let version = response.version();
-                return Ok(response.map(|body| ResponseBody::Apart(Theirs::new(body, version), deadline)));
+                return Ok(
+                    response.map(|body| ResponseBody::Apart(Theirs::new(body, version).in_place(place), deadline))
+                );
             }
             Err(failed) => {
                 attempts += 1;
@@ -315,23 +369,37 @@ async fn exchange(
 /// Asks a server to change the protocol.
 async fn through(
     site: &Arc<Site>,
+    connection: &Arc<Connection>,
     upstream: &Upstream,
     pending: &mut Option<Request<RequestBody>>,
     mut tunnel: Box<tunnel::Wanted>,
 ) -> Result<Response<ResponseBody>, StatusCode> {
-    let server = upstream.choose(None);
     let mut request = pending.take().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?.map(|body| body.none());
-    readdress(&mut request, upstream, server);
     let announcement = request.extensions_mut().remove::<Announcement>();
     let deadline = Deadline::new(Arc::clone(&request.body().watch), Arc::clone(site));
-    let connection = server.connect_apart(announcement.as_ref(), &deadline).await.map_err(status)?;
-    if connection.is_h2() {
+    let mut server = upstream.choose(None);
+    let mut attempts = 0;
+    let link = loop {
+        match server.connect_apart(announcement.as_ref(), &deadline).await {
+            Ok(link) => break link,
+            Err(failed) => {
+                attempts += 1;
+                let next = upstream.choose(Some(server));
+                if attempts == ATTEMPTS || Arc::ptr_eq(next, server) {
+                    return Err(status(failed));
+                }
+                server = next;
+            }
+        }
+    };
+    readdress(&mut request, upstream, server);
+    if link.is_h2() {
         tunnel.ask_h2(&mut request)?;
     } else {
         tunnel.ask_h1(&mut request);
     }
-    let response = connection.send(request, &deadline).await.map_err(status)?;
-    tunnel::open(*tunnel, response, deadline, site)
+    let response = link.send(request, &deadline).await.map_err(status)?;
+    tunnel::open(*tunnel, response, deadline, site, connection)
 }
 
 /// Names the server itself in `Host`, if it wants that.
@@ -368,7 +436,7 @@ pub(crate) fn page(status: StatusCode) -> Response<ResponseBody> {
 const ATTEMPTS: u32 = 3;
 
 /// What is between two ends of one connection, and what a proxy has to answer by itself.
-const HOP_BY_HOP: [HeaderName; 9] = [
+const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     TE,
     TRANSFER_ENCODING,
@@ -378,10 +446,14 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
 ];
 const CONNECTION_PLACE: usize = 0;
 const TE_PLACE: usize = 1;
 const TRANSFER_ENCODING_PLACE: usize = 2;
+
+/// Besides: what says where a message ends, for whom it is, and how its body is to be read.
+const BEFORE_BODY: [HeaderName; 6] = [HOST, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE, TRAILER];
 
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

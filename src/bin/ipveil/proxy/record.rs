@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{HOST, REFERER, USER_AGENT},
+    header::{CONTENT_LENGTH, HOST, REFERER, USER_AGENT},
 };
 use http_body::{Body, Frame, SizeHint};
 use ipveil::{Client, Pseudonym};
@@ -53,7 +53,8 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let entry = Entry::new(&request, Arc::clone(&self.site), Arc::clone(&self.connection));
-        Recorded { entry: Some(entry), future: self.inner.call(request) }
+        let is_head = *request.method() == Method::HEAD;
+        Recorded { entry: Some(entry), is_head, future: self.inner.call(request) }
     }
 }
 
@@ -117,6 +118,7 @@ impl Drop for Entry {
 /// A response to come.
 pub(crate) struct Recorded<F> {
     entry: Option<Box<Entry>>,
+    is_head: bool,
     future: F,
 }
 
@@ -127,7 +129,14 @@ where
     type Output = Result<Response<RecordedBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(Pin::new(&mut self.future).poll(context));
+        let Ok(mut response) = ready!(Pin::new(&mut self.future).poll(context));
+        // Of a page of our own. HTTP/1 keeps it back by itself.
+        if self.is_head
+            && let ResponseBody::Page(page) = response.body_mut()
+            && let Some(page) = page.take()
+        {
+            response.headers_mut().insert(CONTENT_LENGTH, page.len().into());
+        }
         let mut entry = self.entry.take();
         if let Some(entry) = &mut entry {
             entry.status = Some(response.status());

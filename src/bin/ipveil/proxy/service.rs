@@ -62,6 +62,8 @@ impl hyper::service::Service<Request<Incoming>> for Serve {
         };
         let version = request.version();
         let mut request = request.map(|body| RequestBody::new(body, version, Arc::clone(site), watch));
+        // HTTP/1 stops reading when there are more.
+        request.body_mut().has_too_many_headers = request.headers().len() > site.limits.headers;
         request.extensions_mut().insert(self.connection.peer);
         stack.call(request)
     }

@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     body::{Deadline, RequestBody, ResponseBody, Theirs},
+    connection::Connection,
     forward,
     site::Site,
     watch::{Due, Watch},
@@ -46,6 +47,9 @@ pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Box<Wa
         let Some(protocol) = request.extensions().get::<Protocol>() else {
             return Ok(None);
         };
+        if is_for_us(protocol.as_str().as_bytes()) {
+            return Err(StatusCode::NOT_IMPLEMENTED);
+        }
         let protocol = HeaderValue::from_str(protocol.as_str()).map_err(|_| StatusCode::BAD_REQUEST)?;
         let client = take_upgrade(request).ok_or(StatusCode::NOT_IMPLEMENTED)?;
         return Ok(Some(Box::new(Wanted { client, protocol, is_connect: true, accept: None })));
@@ -53,17 +57,25 @@ pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Box<Wa
     let names_upgrade = |value: &HeaderValue| {
         value.as_bytes().split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     };
-    let Some(protocol) = request.headers().get(UPGRADE) else {
-        return Ok(None);
-    };
-    // Both are about this connection, and nothing for whoever is behind: HTTP/2 by Upgrade is obsolete, RFC 9113, 3.1, and so
-    // is TLS, RFC 2817, which some clients offer with every request. These are answered as they stand.
-    let is_for_us = [&b"h2"[..], b"TLS/"].iter().any(|ours| protocol.as_bytes().starts_with(ours));
-    if is_for_us || !request.headers().get_all(CONNECTION).iter().any(names_upgrade) {
+    if !request.headers().contains_key(UPGRADE) || !request.headers().get_all(CONNECTION).iter().any(names_upgrade) {
         return Ok(None);
     }
-    let protocol = protocol.clone();
+    let offers = request.headers().get_all(UPGRADE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let others: Vec<_> =
+        offers.map(<[u8]>::trim_ascii).filter(|offer| !offer.is_empty() && !is_for_us(offer)).collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    let protocol = HeaderValue::from_bytes(&others.join(&b", "[..])).map_err(|_| StatusCode::BAD_REQUEST)?;
     Ok(take_upgrade(request).map(|client| Box::new(Wanted { client, protocol, is_connect: false, accept: None })))
+}
+
+/// Whether a protocol is about the connection to us, and nothing for whoever is behind: HTTP itself, by Upgrade obsolete (RFC
+/// 9113, 3.1), and TLS (RFC 2817), which some clients offer with every request. These are answered as they stand: through a
+/// tunnel to a server that agreed, anybody could send requests that nobody has looked at.
+fn is_for_us(protocol: &[u8]) -> bool {
+    let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default().trim_ascii();
+    [&b"h2"[..], b"h2c", b"h3", b"http", b"tls"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
 }
 
 fn take_upgrade(request: &mut Request<RequestBody>) -> Option<OnUpgrade> {
@@ -144,6 +156,7 @@ pub(crate) fn open(
     mut response: Response<Incoming>,
     deadline: Deadline,
     site: &Arc<Site>,
+    connection: &Arc<Connection>,
 ) -> Result<Response<ResponseBody>, StatusCode> {
     // Of all the answers to CONNECT that agree, hyper opens a stream for this one.
     let agrees = if response.version() == Version::HTTP_2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
@@ -153,7 +166,9 @@ pub(crate) fn open(
             return Err(StatusCode::BAD_GATEWAY);
         }
         let (mut parts, body) = response.into_parts();
-        forward::hop_by_hop(&mut parts.headers, |_| false);
+        if !forward::hop_by_hop(&mut parts.headers, |_| false) {
+            return Err(StatusCode::BAD_GATEWAY);
+        }
         let body = Theirs::new(body, parts.version);
         parts.version = Version::HTTP_11;
         return Ok(Response::from_parts(parts, ResponseBody::Apart(body, deadline)));
@@ -162,7 +177,9 @@ pub(crate) fn open(
     let (mut parts, _) = response.into_parts();
     wanted.agree(&mut parts);
     let idle = site.deadlines.upgraded_idle;
+    let going_on = connection.go_on();
     tokio::spawn(async move {
+        let _going_on = going_on;
         if let (Ok(client), Ok(server)) = (wanted.client.await, server.await) {
             pass(client, server, idle).await;
         }

@@ -92,7 +92,7 @@ pub(crate) struct Endpoint {
     pub(crate) outstanding: AtomicUsize,
     // Connections of each thread, which no other one touches.
     idle: Box<[Mutex<Vec<Idle>>]>,
-    h2: Box<[Mutex<Option<http2::SendRequest<RequestBody>>>]>,
+    h2: Box<[Mutex<Vec<Shared>>]>,
 }
 
 /// How to be sure that it is that server.
@@ -119,7 +119,7 @@ pub(crate) struct Linked {
 /// A new connection, as it turned out.
 enum Connected {
     H1(Linked),
-    H2(http2::SendRequest<RequestBody>),
+    H2(Shared),
 }
 
 impl Upstream {
@@ -206,9 +206,8 @@ impl Endpoint {
         // It stays where it is: the next one that is asked expects it, too.
         let announcement = request.as_ref().and_then(|request| request.extensions().get::<Announcement>().copied());
         if announcement.is_none() {
-            let h2 = lock(self.h2_here()).clone();
-            if let Some(sender) = h2.filter(|sender| !sender.is_closed()) {
-                return Box::pin(self.send_h2(sender, request, deadline)).await;
+            if let Some(link) = self.shared() {
+                return Box::pin(self.send_h2(link, request, deadline)).await;
             }
             // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
             while let Some(link) = self.take() {
@@ -230,11 +229,11 @@ impl Endpoint {
         match connected {
             // What was announced is true of this client only.
             Connected::H1(link) => link.send(request, deadline, announcement.is_none().then_some(self)).await,
-            Connected::H2(sender) => {
+            Connected::H2(link) => {
                 if announcement.is_none() {
-                    *lock(self.h2_here()) = Some(sender.clone());
+                    lock(self.h2_here()).push(link.clone());
                 }
-                Box::pin(self.send_h2(sender, request, deadline)).await
+                Box::pin(self.send_h2(link, request, deadline)).await
             }
         }
     }
@@ -261,7 +260,12 @@ impl Endpoint {
             });
             Ok(Apart::H1(sender))
         };
-        in_time(deadline, deadline.site.deadlines.connect, connect).await.unwrap_or(Err(Failed::ConnectLate))
+        let connected =
+            in_time(deadline, deadline.site.deadlines.connect, connect).await.unwrap_or(Err(Failed::ConnectLate));
+        if matches!(connected, Err(Failed::Connect | Failed::ConnectLate)) {
+            self.failed();
+        }
+        connected
     }
 
     /// A connection to a server of HTTP/2 that takes CONNECT for other protocols: RFC 8441, 3.
@@ -270,31 +274,34 @@ impl Endpoint {
         if !is_h2 {
             return Err(Failed::Connect);
         }
-        let (link, takes_connect) = greeting::listen(link);
+        let (link, greeting) = greeting::listen(link);
         let io = TokioIo::new(Link::other(link));
-        let (sender, connection) =
-            http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(|_| Failed::Connect)?;
+        let (sender, connection) = h2_client().handshake(io).await.map_err(|_| Failed::Connect)?;
         tokio::spawn(connection);
-        match takes_connect.await {
-            Ok(true) => Ok(Apart::H2(sender, self.tls.is_some())),
-            Ok(false) => Err(Failed::Unspoken),
+        match greeting.await {
+            Ok(greeting) if greeting.takes_connect => Ok(Apart::H2(sender, self.tls.is_some())),
+            Ok(_) => Err(Failed::Unspoken),
             Err(_) => Err(Failed::Connect),
         }
     }
 
     async fn send_h2(
         self: &Arc<Self>,
-        mut sender: http2::SendRequest<RequestBody>,
+        mut link: Shared,
         request: &mut Option<Request<RequestBody>>,
         deadline: &mut Deadline,
     ) -> Result<Answer, Failed> {
         let Some(mut taken) = request.take() else { return Err(Failed::Response) };
         for_h2(&mut taken, self.tls.is_some());
-        let sent = sender.try_send_request(taken);
+        let sent = link.sender.try_send_request(taken);
         match in_time(deadline, deadline.site.deadlines.first_byte, sent).await {
-            Ok(Ok(response)) => Ok(Answer::H2(response)),
+            Ok(Ok(response)) => Ok(Answer::H2(response, link.places)),
             Ok(Err(mut error)) => {
-                *lock(self.h2_here()) = None;
+                // The library says that a stream was reset, and not that we did it for want of a body.
+                if let Some(error) = deadline.watch.take_body_error() {
+                    return Err(Failed::Request(error));
+                }
+                lock(self.h2_here()).retain(|other| !Arc::ptr_eq(&other.places, &link.places));
                 *request = error.take_message();
                 Err(Failed::of(error.error()))
             }
@@ -314,7 +321,7 @@ impl Endpoint {
             uri.scheme = Some(Scheme::HTTP);
             uri.authority = parts.headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
             parts.uri = Uri::from_parts(uri)?;
-            let (mut sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
+            let (mut sender, connection) = h2_client().handshake(io).await?;
             let task = tokio::spawn(connection);
             let response = sender.send_request(Request::from_parts(parts, body)).await;
             task.abort();
@@ -330,13 +337,10 @@ impl Endpoint {
     /// Connects, and agrees on a protocol.
     async fn connect(&self, announcement: Option<&Announcement>) -> io::Result<Connected> {
         let (link, is_h2) = self.link(false, announcement).await?;
-        let io = TokioIo::new(link);
         if is_h2 {
-            let (sender, connection) =
-                http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(io::Error::other)?;
-            tokio::spawn(connection);
-            return Ok(Connected::H2(sender));
+            return Ok(Connected::H2(Shared::begin(link).await?));
         }
+        let io = TokioIo::new(link);
         let (sender, connection) =
             http1::Builder::new().max_buf_size(MOST_BUFFERED).handshake(io).await.map_err(io::Error::other)?;
         Ok(Connected::H1(Linked { sender, connection: Some(Box::new(connection)) }))
@@ -404,21 +408,59 @@ impl Endpoint {
         let most = u32::try_from(keep_alive.as_secs()).unwrap_or(u32::MAX);
         let mut idle = lock(self.idle_here());
         idle.retain_mut(|idle| now - idle.since < most && drive(&mut idle.link.connection, &mut context));
+        // One is enough for whoever asks next.
+        let mut is_first = true;
+        lock(self.h2_here()).retain(|link| {
+            !link.sender.is_closed() && (std::mem::take(&mut is_first) || Arc::strong_count(&link.places) > 1)
+        });
     }
 
     fn idle_here(&self) -> &Mutex<Vec<Idle>> {
         &self.idle[worker::index() % self.idle.len()]
     }
 
-    fn h2_here(&self) -> &Mutex<Option<http2::SendRequest<RequestBody>>> {
+    /// A connection of HTTP/2 that has room for one more request.
+    fn shared(&self) -> Option<Shared> {
+        let mut links = lock(self.h2_here());
+        links.retain(|link| !link.sender.is_closed());
+        links.iter().find(|link| link.has_room()).cloned()
+    }
+
+    fn h2_here(&self) -> &Mutex<Vec<Shared>> {
         &self.h2[worker::index() % self.h2.len()]
+    }
+}
+
+/// A connection of HTTP/2, for many requests at a time.
+#[derive(Clone)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    // Each of these requests has a copy until all of its answer has come.
+    places: Arc<()>,
+    most: usize,
+}
+
+impl Shared {
+    async fn begin(link: Link) -> io::Result<Self> {
+        let (link, greeting) = greeting::listen(link);
+        let io = TokioIo::new(Link::other(link));
+        let (sender, connection) = h2_client().handshake(io).await.map_err(io::Error::other)?;
+        tokio::spawn(connection);
+        let greeting = greeting.await.map_err(io::Error::other)?;
+        let most = usize::try_from(greeting.streams).unwrap_or(usize::MAX).clamp(1, MOST_STREAMS);
+        Ok(Self { sender, places: Arc::new(()), most })
+    }
+
+    fn has_room(&self) -> bool {
+        Arc::strong_count(&self.places) <= self.most
     }
 }
 
 /// The head of a response, and what its body comes from.
 pub(crate) enum Answer {
     H1(Response<Incoming>, Linked, Option<Arc<Endpoint>>),
-    H2(Response<Incoming>),
+    /// And its place among the streams of a connection.
+    H2(Response<Incoming>, Arc<()>),
 }
 
 /// Why there is no response.
@@ -572,6 +614,19 @@ impl Drop for Exchange {
     }
 }
 
+/// Of one connection, whatever the server takes.
+const MOST_STREAMS: usize = 128;
+
+/// Whoever reads slowly, or not at all, takes from the room that all streams of a connection share: there is enough of it for
+/// as many as there can be.
+fn h2_client() -> http2::Builder<TokioExecutor> {
+    const ONE: u32 = 256 * 1024;
+    const ALL: u32 = MOST_STREAMS as u32 * ONE;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(ONE).initial_connection_window_size(ALL);
+    builder
+}
+
 /// The target as HTTP/1.1 has it: the authority is in `Host`.
 fn for_h1(request: &mut Request<RequestBody>) {
     // RFC 9113, 8.2.3: a cookie may have come in pieces, and here it is one.
@@ -590,7 +645,8 @@ fn for_h1(request: &mut Request<RequestBody>) {
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if request.uri().authority().is_some() || request.uri().path().is_empty() {
-        let path = request.uri().path_and_query().filter(|path| !path.path().is_empty()).cloned();
+        // One that has nothing, or a fragment alone, is written as nothing, though it says that it is this.
+        let path = request.uri().path_and_query().filter(|path| path.as_str() != "/").cloned();
         *request.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
     }
 }

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::body::BodyError;
+
 /// How exact a deadline is.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
@@ -23,6 +25,7 @@ pub(crate) struct Watch {
     drain: AtomicBool,
     close: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    body_error: Mutex<Option<BodyError>>,
 }
 
 /// What a deadline is about.
@@ -49,6 +52,7 @@ impl Watch {
             drain: AtomicBool::new(false),
             close: AtomicBool::new(false),
             waker: Mutex::new(None),
+            body_error: Mutex::new(None),
         });
         WATCHED.with_borrow_mut(|watched| watched.push(Arc::clone(&watch)));
         watch
@@ -104,6 +108,15 @@ impl Watch {
     #[inline]
     pub(crate) fn is_closing(&self) -> bool {
         self.close.load(Relaxed)
+    }
+
+    /// Why there is no more of the client's body, for whoever is only told that something broke.
+    pub(crate) fn set_body_error(&self, error: BodyError) {
+        *self.body_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    pub(crate) fn take_body_error(&self) -> Option<BodyError> {
+        self.body_error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn wake(&self) {

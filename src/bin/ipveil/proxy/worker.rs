@@ -342,6 +342,12 @@ pub(crate) struct Place {
     client: Option<LimitKey>,
 }
 
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place(..)")
+    }
+}
+
 impl Place {
     fn take(shared: &Arc<Shared>, site: &Site, listener: usize, peer: Peer) -> Option<Self> {
         let most = site.limits.connections_per_client;
