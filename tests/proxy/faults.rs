@@ -620,7 +620,7 @@ fn whoever_takes_the_end_slowly_gets_all_of_it() {
     });
     let edge = start(&before(server.address));
     // How much the system holds is not known. For one of these the rest is what the proxy itself holds.
-    let lengths: Vec<_> = (5..40).map(|step| step * 200_000).collect();
+    let lengths: Vec<_> = (30..110).map(|step| step * 50_000).collect();
     let mut clients: Vec<_> = lengths
         .iter()
         .map(|length| {
