@@ -235,14 +235,61 @@ fn a_file_that_is_clean_already_is_not_touched() {
 #[test]
 fn what_can_not_be_read_is_not_taken_for_clean() {
     let folder = Folder::new();
-    for (name, start) in
-        [("a.xz", &b"\xfd7zXZ\0"[..]), ("a.bz2", b"BZh91AY"), ("a.lz4", b"\x04\x22\x4d\x18"), ("a.zip", b"PK\x03\x04")]
-    {
+    for (name, start) in [
+        ("a.xz", &b"\xfd7zXZ\0"[..]),
+        ("a.bz2", b"BZh91AY"),
+        ("a.lz4", b"\x04\x22\x4d\x18"),
+        ("a.zip", b"PK\x03\x04"),
+        ("a.lzma", b"\x5d\0\0\x80\0"),
+        ("a.Z", b"\x1f\x9d\x90"),
+        ("a.zlib", b"x\x9c\x03\0"),
+    ] {
         let path = folder.write(name, start);
         let output = run(&["--check", &path]);
         assert_eq!(output.status.code(), Some(2), "{name}");
         assert!(text(&output.stderr).contains(&format!("{path}: is compressed")), "{}", text(&output.stderr));
     }
+}
+
+#[test]
+fn what_is_no_text_is_not_taken_for_clean_nor_written_over() {
+    let folder = Folder::new();
+    let line = "Login failed [CLIENT: 203.0.113.7]\r\n";
+    let wide: Vec<u8> = line.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (name, bytes) in [
+        ("utf16", [&[0xff, 0xfe][..], &wide].concat()),
+        ("utf16-without-mark", wide.clone()),
+        ("wtmp", [&[2, 0, 0, 0, 7, 0, 0, 0][..], b"203.0.113.7", &[0; 40]].concat()),
+        ("a.tar", [b"a.log".as_slice(), &[0; 507], line.as_bytes()].concat()),
+    ] {
+        let path = folder.write(name, &bytes);
+        for how in ["--check", "--in-place"] {
+            let output = run(&[how, &path]);
+            assert_eq!(output.status.code(), Some(2), "{name}");
+            assert!(text(&output.stderr).contains(&format!("{path}: is no text")), "{}", text(&output.stderr));
+        }
+        assert_eq!(fs::read(&path).unwrap(), bytes, "{name}");
+    }
+    // Whoever wants it so.
+    let path = folder.write("binary", b"a\x00203.0.113.7\n");
+    assert_eq!(run(&["--in-place", "--binary", &path]).status.code(), Some(0));
+    assert!(!String::from_utf8_lossy(&fs::read(&path).unwrap()).contains("203.0.113.7"));
+    // A log that was cut off while it was written to begins with a hole.
+    let path = folder.write("hole.log", &[&[0; 9000][..], line.as_bytes()].concat());
+    assert_eq!(run(&["--check", &path]).status.code(), Some(1));
+}
+
+#[test]
+fn days_that_no_line_names_can_not_be_kept_apart() {
+    let folder = Folder::new();
+    let log = "at 12:00 from 203.0.113.7\n";
+    let path = folder.write("a.log", log.as_bytes());
+    let output = run(&["--in-place", "--by-day", &path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no line says of which day it is"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(&path).unwrap(), log);
+    // Where there is nothing to keep apart, nothing is missing.
+    assert_eq!(pipe(&["--by-day"], b"nothing\n").status.code(), Some(0));
 }
 
 #[cfg(unix)]
@@ -334,7 +381,7 @@ fn bytes_that_are_no_text_and_a_line_without_end_pass() {
     let mut log = b"\xff\x00\xfe 203.0.113.7 \x80\x00".to_vec();
     log.extend(b"x".repeat(1_000_000));
     log.extend(b" 203.0.113.7");
-    let output = pipe(&["--as", "word=X"], &log);
+    let output = pipe(&["--as", "word=X", "--binary"], &log);
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout.starts_with(b"\xff\x00\xfe X \x80\x00xxx") && output.stdout.ends_with(b"xx X"));
     assert_eq!(output.stdout.len(), log.len() - 20);

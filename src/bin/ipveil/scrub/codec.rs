@@ -17,11 +17,15 @@ impl Format {
             [0x1f, 0x8b, 8, ..] => Ok(Self::Gzip),
             // RFC 8878, 3.1.1.
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
-            // Nothing would be found in there, whatever is in there: xz, bzip2, lz4, zip.
+            // Nothing would be found in there, whatever is in there: xz, bzip2, lz4, zip, 7z, lzma, compress, zlib.
             [0xfd, b'7', b'z', b'X', ..]
             | [b'B', b'Z', b'h', b'1'..=b'9']
             | [4, 0x22, 0x4d, 0x18]
-            | [b'P', b'K', 3, 4] => {
+            | [b'P', b'K', 3, 4]
+            | [b'7', b'z', 0xbc, 0xaf]
+            | [0x5d, 0, 0, _]
+            | [0x1f, 0x9d, ..]
+            | [b'x', 1 | 0x9c | 0xda, ..] => {
                 let text = "is compressed in a way that can't be read (expected text, gzip or zstd)";
                 Err(io::Error::new(io::ErrorKind::InvalidData, text))
             }
@@ -51,6 +55,20 @@ pub(crate) fn decode(mut reader: impl Read + Send + 'static) -> io::Result<(Form
         Format::Zstd => Box::new(zstd::Decoder::new(reader)?),
     };
     Ok((format, reader))
+}
+
+/// The same, if it begins like text. In UTF-16 no address would be found, and in an archive or a record of fixed size the
+/// lengths would no longer fit.
+pub(crate) fn only_text(mut reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+    let mut start = Vec::new();
+    (&mut reader).take(4096).read_to_end(&mut start)?;
+    // A log that was emptied while somebody wrote to it may begin with a hole.
+    if start.iter().skip_while(|&&byte| byte == 0).any(|&byte| byte == 0) {
+        let text = "is no text: there are NUL bytes in it (expected text, gzip or zstd; convert UTF-16, unpack archives, or say \
+                    --binary to have the bytes scrubbed as they are)";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(Box::new(io::Cursor::new(start).chain(reader)))
 }
 
 /// Writes a text in some format.

@@ -14,10 +14,12 @@ const MONTHS: [&[u8; 3]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
 impl Day {
-    /// The first date in a line: `[25/Nov/2026:`, `2026-11-25T`, `2026/11/25 `, or `Nov 25 ` at its beginning, as in the common
-    /// and combined formats, RFC 3339 (also inside JSON), nginx's error log and syslog.
+    /// The first date in a line, as in the common and combined formats, RFC 3339 (also inside JSON), the error logs of nginx and
+    /// Apache, syslog, and others; or else the first number that could be the seconds since 1970.
     pub(crate) fn of(line: &[u8]) -> Option<Self> {
-        Self::syslog(line).or_else(|| (0..line.len()).find_map(|at| Self::at(line, at)))
+        Self::at_start(line)
+            .or_else(|| (0..line.len()).find_map(|at| Self::at(line, at)))
+            .or_else(|| line.split(|byte| !byte.is_ascii_alphanumeric()).find_map(Self::of_epoch))
     }
 
     /// The date of the last line that has one.
@@ -32,24 +34,62 @@ impl Day {
                 Self::new(number(&[y, e, r, s])?, month(&[m, o, n])?, number(&[a, b])?)
             }
             [y, e, r, s, dash @ (b'-' | b'/'), m, n, other, d, f, after, ..]
-                if is_free && dash == other && matches!(after, b'T' | b't' | b' ') =>
+                if is_free && dash == other && !after.is_ascii_digit() =>
             {
                 Self::new(number(&[y, e, r, s])?, number(&[m, n])? as u8, number(&[d, f])?)
+            }
+            // `20261125T`
+            [y, e, r, s, m, n, d, f, b'T', ..] if is_free => {
+                Self::new(number(&[y, e, r, s])?, number(&[m, n])? as u8, number(&[d, f])?)
+            }
+            // `25-Nov-2026`, `25 Nov 2026`
+            [a, b, dash @ (b'-' | b' '), m, o, n, other, y, e, r, s, ..] if is_free && dash == other => {
+                Self::new(number(&[y, e, r, s])?, month(&[m, o, n])?, number(&[a, b])?)
+            }
+            // `Wed Nov 25 12:`
+            [m, o, n, b' ', d, f, b' ', _, _, b':', ..] if is_free => Self::without_year([m, o, n], d, f),
+            // `11/25/2026`, where days may also come first.
+            [m, n, b'/', d, f, b'/', y, e, r, s, after, ..] if is_free && !after.is_ascii_digit() => {
+                let (month, day) = (number(&[m, n])?, number(&[d, f])?);
+                let (month, day) = if month > 12 { (day, month) } else { (month, day) };
+                Self::new(number(&[y, e, r, s])?, month as u8, day)
             }
             _ => None,
         }
     }
 
-    /// RFC 3164, 4.1.2, also after a priority in angle brackets.
-    fn syslog(line: &[u8]) -> Option<Self> {
+    fn without_year(name: [u8; 3], tens: u8, ones: u8) -> Option<Self> {
+        let tens = if tens == b' ' { b'0' } else { tens };
+        Self::new(0, month(&name)?, number(&[tens, ones])?)
+    }
+
+    /// Seconds since 1970, or thousandths of them, of this century.
+    fn of_epoch(word: &[u8]) -> Option<Self> {
+        let seconds: u64 = std::str::from_utf8(word.get(..10)?).ok()?.parse().ok()?;
+        if !matches!(word.len(), 10 | 13 | 16) || !(1_000_000_000..4_000_000_000).contains(&seconds) {
+            return None;
+        }
+        // Counted from March of the year 0, so that the day too many of a leap year is the last one.
+        let days = seconds / (24 * 60 * 60) + 719_468;
+        let of_era = days % 146_097;
+        let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * month + 2) / 5 + 1;
+        let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
+        Self::new((days / 146_097 * 400 + year) as u16, month as u8, day as u16)
+    }
+
+    /// RFC 3164, 4.1.2, also after a priority in angle brackets; and glog's `I1125 `.
+    fn at_start(line: &[u8]) -> Option<Self> {
         let line = match line.iter().take(6).position(|&byte| byte == b'>') {
             Some(end) if line.first() == Some(&b'<') => &line[end + 1..],
             _ => line,
         };
         match *line {
-            [m, o, n, b' ', d, f, b' ', ..] => {
-                let tens = if d == b' ' { b'0' } else { d };
-                Self::new(0, month(&[m, o, n])?, number(&[tens, f])?)
+            [m, o, n, b' ', d, f, b' ', ..] => Self::without_year([m, o, n], d, f),
+            [b'D' | b'I' | b'W' | b'E' | b'F', m, n, d, f, b' ', ..] => {
+                Self::new(0, number(&[m, n])? as u8, number(&[d, f])?)
             }
             _ => None,
         }
@@ -92,6 +132,23 @@ mod tests {
             ("Nov  5 12:34:56 gw kernel: x", "0000-11-05"),
             ("<34>Nov  5 12:34:56 gw kernel: x", "0000-11-05"),
             ("<34>1 2026-11-25T12:34:56Z gw app - - -", "2026-11-25"),
+            ("[Wed Nov 25 12:34:56.789 2026] [core:error] [pid 1]", "0000-11-25"),
+            ("2026-11-25\t12:34:56\tFRA6", "2026-11-25"),
+            ("2026-11-25,12:34:56", "2026-11-25"),
+            ("25-Nov-2026 12:34:56.789 queries: info", "2026-11-25"),
+            ("1:M 25 Nov 2026 12:34:56.789 * Ready", "2026-11-25"),
+            ("I1125 12:34:56.789 1 main.go:1]", "0000-11-25"),
+            ("20261125T123456Z x", "2026-11-25"),
+            ("11/25/2026 12:34:56 x", "2026-11-25"),
+            ("25/11/2026 12:34:56 x", "2026-11-25"),
+            ("1795610096.789 1 203.0.113.7 TCP_MISS/200", "2026-11-25"),
+            ("{\"ts\":1795610096.789,\"msg\":\"x\"}", "2026-11-25"),
+            (
+                "2 123456789010 eni-1 203.0.113.7 10.0.0.5 4711 22 6 20 4249 1795610096 1795610156 ACCEPT OK",
+                "2026-11-25",
+            ),
+            ("1709164800 x", "2024-02-29"),
+            ("1735689599999 x", "2024-12-31"),
         ] {
             assert_eq!(Day::of(line.as_bytes()).map(|day| day.to_string()).as_deref(), Some(day), "{line}");
         }

@@ -70,7 +70,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["stand_in", "by_day", "keep", "products", "follow"])]
     running: Option<PathBuf>,
 
-    /// Each day in the log has pseudonyms of its own, so that days can't be joined. Lines without a date are of the day before.
+    /// Each day in the log has pseudonyms of its own, so that days can't be joined. Lines without a date are of the day before; a
+    /// log without any is an error.
     #[arg(long, conflicts_with = "follow")]
     by_day: bool,
 
@@ -101,6 +102,10 @@ pub(crate) struct Arguments {
     /// Goes on for as long as there is input, and writes each line at once: for pipes.
     #[arg(long)]
     follow: bool,
+
+    /// Scrubs also what is no text. Only addresses in text are found, and what counts bytes no longer fits.
+    #[arg(long, conflicts_with = "follow")]
+    binary: bool,
 
     /// How many threads scrub; one for each core by default.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -287,7 +292,10 @@ impl Job<'_> {
 
     fn one(&self, input: &Input, read: &AtomicU64) -> Result<Summary> {
         let Arguments { in_place, output, check, .. } = self.arguments;
-        let (format, reader) = codec::decode(input.open()?).with_context(|| input.name())?;
+        let (format, mut reader) = codec::decode(input.open()?).with_context(|| input.name())?;
+        if !self.arguments.binary {
+            reader = codec::only_text(reader).with_context(|| input.name())?;
+        }
         let format_of_files = match self.arguments.compress.unwrap_or(Compress::Same) {
             Compress::Same => format,
             Compress::None => codec::Format::Plain,
@@ -363,6 +371,11 @@ impl Job<'_> {
             Problem::Running(error) => error.context(input.name()),
             Problem::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => error.into(),
             Problem::Write(error) => anyhow::Error::new(error).context(format!("{}: can't be written", input.name())),
+            Problem::NoDay => anyhow!(
+                "{}: no line says of which day it is, so days can't be kept apart (expected a date such as 2026-11-25T, \
+                 [25/Nov/2026: or Nov 25, or the seconds since 1970; without --by-day it is not looked for)",
+                input.name()
+            ),
             Problem::Stopped => anyhow!("{}: interrupted", input.name()),
         })
     }

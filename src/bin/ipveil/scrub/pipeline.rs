@@ -64,6 +64,8 @@ pub(crate) enum Problem {
     Write(io::Error),
     /// The proxy that was to scrub did not.
     Running(anyhow::Error),
+    /// Days were to be apart, and no line says of which it is.
+    NoDay,
     Stopped,
 }
 
@@ -104,6 +106,9 @@ impl Work<'_> {
             return Err(problem);
         }
         sink.output.flush().map_err(Problem::Write)?;
+        if self.by_day && !sink.all.found.is_empty() && lock(&source).day.is_none() {
+            return Err(Problem::NoDay);
+        }
         Ok(sink.all)
     }
 
