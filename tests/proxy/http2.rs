@@ -1026,3 +1026,20 @@ fn a_body_that_breaks_is_its_clients_fault() {
     assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
     assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
+
+#[test]
+fn an_answer_that_has_no_body_has_none() {
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+        let edge = start(&before_h2(serve_h2(move |_| async move {
+            let mut response = Response::new(body(&["wrong"], &[]));
+            *response.status_mut() = status;
+            Ok(response)
+        })));
+        run(async {
+            let mut sender = connect_h2(edge.port).await;
+            let asked = request(Method::GET, "/").body(body(&[], &[])).unwrap();
+            let (seen, heard, _) = text(sender.send_request(asked).await.unwrap()).await;
+            assert_eq!((seen, heard.as_str()), (status, ""));
+        });
+    }
+}

@@ -366,3 +366,56 @@ fn a_coding_that_nobody_takes_back_goes_no_further() {
     let edge = start(&before(server.address));
     assert_eq!(ask(edge.port, get("/", "te: gzip\r\n")).status(), 502);
 }
+
+#[test]
+fn a_host_is_a_name_or_an_address_and_maybe_a_port() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    let hosts = [
+        ("example.com", 200),
+        ("example.com:80", 200),
+        ("example.com:", 200),
+        ("a_b.example", 200),
+        ("[2001:db8::1]", 200),
+        ("[::ffff:192.0.2.1]:8080", 200),
+        ("[", 400),
+        ("[::1", 400),
+        ("[::1]x", 400),
+        ("[::1]80", 400),
+        ("::1]", 400),
+        ("a:b", 400),
+        ("a:1:2", 400),
+        ("a b", 400),
+        ("a@b", 400),
+        ("[a_b]", 400),
+    ];
+    for (host, status) in hosts {
+        let answer = ask(edge.port, get("/", "").replace("example.com", host));
+        assert_eq!(answer.status(), status, "{host}");
+    }
+    // RFC 9112, 3.2: also beside a target that says it.
+    assert_eq!(ask(edge.port, "GET http://example.com/ HTTP/1.1\r\n\r\n").status(), 400);
+}
+
+#[test]
+fn the_length_of_what_is_not_sent_is_one_number_too() {
+    for (lengths, expected) in [
+        ("content-length: 3\r\ncontent-length: 3\r\n", Ok("3")),
+        ("content-length: 3, 3\r\n", Ok("3")),
+        ("content-length: 2\r\ncontent-length: 3\r\n", Err(502)),
+        ("content-length: abc\r\n", Err(502)),
+        ("content-length: \r\n", Err(502)),
+    ] {
+        let server = answer(format!("HTTP/1.1 200 OK\r\n{lengths}\r\n"));
+        let edge = start(&before(server.address));
+        let mut client = connect(edge.port);
+        client.send(get("/", "").replace("GET", "HEAD"));
+        let answer = client.answer_to("HEAD");
+        match expected {
+            Ok(length) => {
+                assert_eq!((answer.status(), answer.value("content-length")), (200, Some(length)), "{lengths}")
+            }
+            Err(status) => assert_eq!(answer.status(), status, "{lengths}"),
+        }
+    }
+}

@@ -103,7 +103,18 @@ async fn forward(
     if !hop_by_hop(response.headers_mut(), |_| false) {
         return Err(StatusCode::BAD_GATEWAY);
     }
-    one_length(response.headers_mut());
+    if !one_length(response.headers_mut()) {
+        return Err(StatusCode::BAD_GATEWAY);
+    }
+    // RFC 9110, 15.3.5 and 15.4.5: they have no body, whatever a server of HTTP/2 sends.
+    if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        && matches!(response.body(), ResponseBody::Apart(..))
+    {
+        if response.status() == StatusCode::NO_CONTENT {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        *response.body_mut() = ResponseBody::Page(None);
+    }
     // A client of HTTP/1.0 that wants to keep its connection is told so only in an answer that could be of HTTP/1.1.
     *response.version_mut() = version.max(Version::HTTP_11);
     // RFC 9110, 15.2.2: it was not asked for, so what follows is no answer to anything.
@@ -146,13 +157,11 @@ fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
         return Err(StatusCode::BAD_REQUEST);
     }
     let host = match (request.uri().authority(), host) {
+        // RFC 9112, 3.2: also where it says nothing new.
+        (Some(_), None) if request.version() == Version::HTTP_11 => return Err(StatusCode::BAD_REQUEST),
         // RFC 9112, 3.2.2: what the target says counts.
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| StatusCode::BAD_REQUEST)?,
-        (None, Some(host)) => {
-            let fits =
-                |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':' | b'_' | b'[' | b']');
-            return if host.as_bytes().iter().all(fits) { Ok(()) } else { Err(StatusCode::BAD_REQUEST) };
-        }
+        (None, Some(host)) => return if is_host(host.as_bytes()) { Ok(()) } else { Err(StatusCode::BAD_REQUEST) },
         (None, None) if request.version() <= Version::HTTP_10 => HeaderValue::from_static("localhost"),
         (None, None) => return Err(StatusCode::BAD_REQUEST),
     };
@@ -162,6 +171,23 @@ fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
     }
     request.headers_mut().insert(HOST, host);
     Ok(())
+}
+
+/// Whether it is a name or an address, with a port or without.
+fn is_host(text: &[u8]) -> bool {
+    let host = without_port(text);
+    let is_port = match &text[host.len()..] {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    let fits = match host {
+        [b'[', address @ .., b']'] => {
+            address.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+        }
+        name => name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')),
+    };
+    fits && is_port
 }
 
 /// Whether there are several lines of that name.
@@ -261,17 +287,25 @@ fn keep_trailers(headers: &mut HeaderMap) {
     }
 }
 
-/// Says once what a server says several times: RFC 9110, 8.6. That all say the same was seen when it was read.
-fn one_length(headers: &mut HeaderMap) {
-    let is_one = |length: &HeaderValue| !length.as_bytes().contains(&b',');
-    let Some(first) = headers.get(CONTENT_LENGTH) else { return };
-    if is_one(first) && !are_several(headers, &CONTENT_LENGTH) {
-        return;
+/// Says once what a server says several times: RFC 9110, 8.6. False, if these are not one number: in an answer to HEAD nobody
+/// else looks.
+#[must_use]
+fn one_length(headers: &mut HeaderMap) -> bool {
+    let is_number = |length: &[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+    let Some(first) = headers.get(CONTENT_LENGTH) else { return true };
+    if is_number(first.as_bytes()) && !are_several(headers, &CONTENT_LENGTH) {
+        return true;
     }
-    let length = first.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
+    let lines = headers.get_all(CONTENT_LENGTH).iter();
+    let mut lengths = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let length = lengths.next().unwrap_or_default();
+    if !is_number(length) || lengths.any(|other| other != length) {
+        return false;
+    }
     if let Ok(length) = HeaderValue::from_bytes(length) {
         headers.insert(CONTENT_LENGTH, length);
     }
+    true
 }
 
 /// What a proxy says of itself, and of what it hides.

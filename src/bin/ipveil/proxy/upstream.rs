@@ -614,6 +614,9 @@ impl Drop for Exchange {
     }
 }
 
+/// Of the head of an answer.
+const MOST_HEAD: u32 = 256 * 1024;
+
 /// Of one connection, whatever the server takes.
 const MOST_STREAMS: usize = 128;
 
@@ -623,7 +626,7 @@ fn h2_client() -> http2::Builder<TokioExecutor> {
     const ONE: u32 = 256 * 1024;
     const ALL: u32 = MOST_STREAMS as u32 * ONE;
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.initial_stream_window_size(ONE).initial_connection_window_size(ALL);
+    builder.initial_stream_window_size(ONE).initial_connection_window_size(ALL).max_header_list_size(MOST_HEAD);
     builder
 }
 
