@@ -470,7 +470,7 @@ pub(crate) fn page(status: StatusCode) -> Response<ResponseBody> {
 const ATTEMPTS: u32 = 3;
 
 /// What is between two ends of one connection, and what a proxy has to answer by itself.
-const HOP_BY_HOP: [HeaderName; 10] = [
+static HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     TE,
     TRANSFER_ENCODING,
@@ -487,13 +487,13 @@ const TE_PLACE: usize = 1;
 const TRANSFER_ENCODING_PLACE: usize = 2;
 
 /// Besides: what says where a message ends, for whom it is, and how its body is to be read.
-const BEFORE_BODY: [HeaderName; 6] = [HOST, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE, TRAILER];
+static BEFORE_BODY: [HeaderName; 6] = [HOST, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE, TRAILER];
 
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What no `Connection` header removes: without it a request is another one.
-const NEEDED: [HeaderName; 10] = [
+static NEEDED: [HeaderName; 10] = [
     HOST,
     CONTENT_LENGTH,
     TRANSFER_ENCODING,
