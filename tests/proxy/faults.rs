@@ -682,3 +682,23 @@ fn a_web_socket_goes_to_a_server_that_is_there() {
         assert_eq!(client.answer().status(), 101);
     }
 }
+
+#[test]
+fn a_request_that_begins_behind_another_has_time_to_go_on() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[deadlines]\nrequest_head = \"5s\"\n"));
+    let mut client = connect(edge.port);
+    let mut late = connect(edge.port);
+    let (whole, half) = (get("/", ""), "GET /b HTTP/1.1\r\nho");
+    for client in [&mut client, &mut late] {
+        client.send(format!("{whole}{half}"));
+        assert_eq!(client.answer().status(), 200);
+    }
+    // Longer than an idle connection keeps its buffers.
+    thread::sleep(Duration::from_secs(3));
+    client.send("st: example.com\r\n\r\n");
+    assert_eq!(client.answer().status(), 200);
+    assert_eq!(server.last().start, "GET /b HTTP/1.1");
+    // But not for ever.
+    assert_eq!(late.answer().status(), 408);
+}

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipveil::{
@@ -226,7 +227,7 @@ async fn serve_h1<S>(io: S, connection: &Arc<Connection>, mut site: Arc<Site>) -
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut io = Some(Parked { io, first: None, used: Used::default() });
+    let mut io = Some(Parked { io, first: Bytes::new(), used: Used::default() });
     let mut is_waked = false;
     loop {
         let Some(ready) = io.take() else { return Ended::Broken };
@@ -263,9 +264,9 @@ where
         if !matches!(ended, Ended::LateHead | Ended::Idle) {
             return ended;
         }
-        let Some((mut parked, is_empty)) = http.into_parts().map(|parts| {
+        let Some((mut parked, begun)) = http.into_parts().map(|parts| {
             // The buffer goes, too: most of what a connection takes.
-            (parts.io.into_inner(), parts.read_buf.is_empty())
+            (parts.io.into_inner(), parts.read_buf)
         }) else {
             return ended;
         };
@@ -274,26 +275,32 @@ where
             let _ = parked.write_all(TIMEOUT).await;
             return ended;
         }
-        if !is_empty {
-            return Ended::Broken;
-        }
-        // What is idle for longer than most gives back what it does not need.
+        is_waked = false;
         site = site::current();
+        // The next request began together with the last one.
+        if !begun.is_empty() {
+            parked.first = begun;
+            connection.state.in_head.store(true, Relaxed);
+            connection.watch.within(Due::Phase, site.deadlines.request_head);
+            io = Some(parked);
+            continue;
+        }
+        // What is idle for longer than most gives back what it does not need: a part of a buffer would keep all of it.
+        drop(begun);
         connection.watch.within(Due::Phase, site.deadlines.keep_alive.saturating_sub(UNPARKED));
         match in_time(&connection.watch, parked.wait()).await {
             Some(Ok(true)) => io = Some(parked),
             Some(_) => return Ended::Well,
             None => return Ended::Idle,
         }
-        is_waked = false;
         site = site::current();
     }
 }
 
-/// A connection whose first byte may have been read already, while nobody had a buffer for more.
+/// A connection whose first bytes may have been read already, while nobody had a buffer for more.
 struct Parked<S> {
     io: S,
-    first: Option<u8>,
+    first: Bytes,
     used: Used,
 }
 
@@ -302,7 +309,7 @@ impl<S: AsyncRead + Unpin> Parked<S> {
     async fn wait(&mut self) -> io::Result<bool> {
         let mut byte = [0];
         let count = self.io.read(&mut byte).await?;
-        self.first = Some(byte[0]).filter(|_| count > 0);
+        self.first = Bytes::copy_from_slice(&byte[..count]);
         Ok(count > 0)
     }
 }
@@ -315,8 +322,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Parked<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        if let Some(first) = this.first.take_if(|_| buffer.remaining() > 0) {
-            buffer.put_slice(&[first]);
+        if !this.first.is_empty() {
+            buffer.put_slice(&this.first.split_to(this.first.len().min(buffer.remaining())));
             // What came with it is most likely there.
             let _ = Pin::new(&mut this.io).poll_read(context, buffer)?;
         } else {
