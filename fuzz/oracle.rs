@@ -39,6 +39,7 @@ fn standing_alone(text: &[u8]) -> Vec<Range<usize>> {
         };
         if let Ok(address) = piece.parse::<IpAddr>()
             && !is_nobodys(address)
+            && !is_hardware(piece)
         {
             places.push(place);
         }
@@ -56,6 +57,11 @@ fn is_nobodys(address: IpAddr) -> bool {
             v6.is_unspecified() || pseudonym || (nat64 && is_nobodys(v4.into()))
         }
     }
+}
+
+/// Eight octets between colons.
+fn is_hardware(piece: &str) -> bool {
+    piece.len() == 23 && piece.split(':').all(|group| group.len() == 2)
 }
 
 /// Whether it is one, or several joined into what nobody can read.
@@ -78,6 +84,9 @@ fn is_address(text: &[u8], place: Range<usize>) -> bool {
             && rest[..9].eq_ignore_ascii_case(b".ip6.arpa")
             && plain.split('.').all(|nibble| nibble.len() == 1 && u8::from_str_radix(nibble, 16).is_ok())
     };
-    let joined = || plain.matches(':').count() >= 4 && plain.chars().all(|c| c.is_ascii_hexdigit() || c == ':');
+    let joined = || {
+        let groups = plain.matches(':').count() >= 3 || plain.contains("::");
+        groups && plain.chars().all(|c| c.is_ascii_hexdigit() || c == ':' || c == '.')
+    };
     plain.parse::<Ipv6Addr>().is_ok() || octets('.') || octets('-') || nibbles() || joined()
 }

@@ -29,8 +29,16 @@ fn groups_around(text: &[u8], floor: usize, place: usize) -> Option<Literal> {
     if !is_alone || end - start > LONGEST {
         return None;
     }
-    let octets = parse_v6(&text[start..end])?;
+    let octets = groups_of_address(&text[start..end])?;
     Some(Literal { start, end, what: What::Address(Canonical::v6(octets)), form: Form::Plain })
+}
+
+/// Nobody has an address of eight octets: they are a name of hardware (EUI-64), or the end of a fingerprint.
+#[inline]
+fn groups_of_address(text: &[u8]) -> Option<[u8; 16]> {
+    let octets = parse_v6(text)?;
+    let are_octets = || text.len() == 8 * 3 - 1 && text.split(|&byte| byte == b':').all(|group| group.len() == 2);
+    (octets[0] != 0 || !are_octets()).then_some(octets)
 }
 
 /// As long as the longest spelling of an address.
@@ -139,13 +147,18 @@ impl Groups {
         };
         if let Some(literal) = runs()
             .find_map(|run| self.address(text, run.start..end(&run)))
-            .or_else(|| runs().find_map(|run| self.address_among_others(text, run)))
+            .or_else(|| runs().find_map(|run| self.address_among_others(text, run.start..end(&run))))
             .or_else(|| runs().find_map(|run| self.address_before_a_quad(text, run)))
+            // What was taken for the beginning of a word is a group.
+            .or_else(|| runs().find_map(|run| self.address(text, run.start..self.length)))
         {
             return Some(literal);
         }
         let run = self.inside(text, 0)?;
-        is_suspicious(&text[run.clone()]).then(|| self.literal(text, run, What::Unclear))
+        is_suspicious(&text[run.clone()]).then(|| {
+            let end = end(&run);
+            self.literal(text, run.start..end, What::Unclear)
+        })
     }
 
     /// The run without what belongs to the words around it; nothing if it is a path of a program.
@@ -157,14 +170,22 @@ impl Groups {
             let hex = hex_length(&text[run.clone()]);
             if !is_end_of_group(&text[..hex]) {
                 let colons = colon_length(&text[hex..run.end]);
-                is_path |= colons == 2;
-                run.start = hex + if colons == 3 { 1 } else { colons };
+                if colons > 0 && is_joined_to_unicast(&text[..hex]) {
+                    run.start = hex - GROUP;
+                } else {
+                    is_path |= colons == 2;
+                    run.start = hex + if colons == 3 { 1 } else { colons };
+                }
             }
         }
         if self.word_after {
             let hex = text[run.clone()].iter().rev().take_while(|byte| byte.is_ascii_hexdigit()).count();
             let group = &text[run.end - hex..run.end];
-            if hex < run.len() && !is_start_of_group(group) {
+            let is_number = group.iter().all(u8::is_ascii_digit);
+            if hex > GROUP && !is_number && is_like_a_group(&group[..GROUP]) && has_single_colon(&text[run.clone()]) {
+                // The word behind has begun in it.
+                run.end -= hex - GROUP;
+            } else if hex < run.len() && !is_start_of_group(group) {
                 let colons = text[run.start..run.end - hex].iter().rev().take_while(|&&byte| byte == b':').count();
                 is_path |= colons == 2;
                 run.end -= hex + if colons == 3 { 1 } else { colons };
@@ -180,34 +201,51 @@ impl Groups {
         if place.len() > LONGEST {
             return None;
         }
-        let octets = parse_v6(&text[place.clone()])?;
+        let octets = groups_of_address(&text[place.clone()])?;
         Some(self.literal(text, place, What::Address(Canonical::v6(octets))))
     }
 
-    /// An address that has a port behind it, or a name before it that might be a group.
+    /// An address with what is no group of it before it or behind it: a name, a time, a number, a port.
     #[cold]
     fn address_among_others(&self, text: &[u8], run: Range<usize>) -> Option<Literal> {
         let all = &text[run.clone()];
         let first = hex_length(all);
-        let last = all.iter().rposition(|&byte| byte == b':')? + 1;
-        let named = || {
-            if colon_length(&all[first..]) != 1 {
-                return None;
-            }
-            let end = if run.end == self.length { quad_after(text, self.length) } else { run.end };
-            self.address(text, run.start + first + 1..end)
-        };
-        let with_port = || {
-            let (port, end) = decimal(all, last)?;
-            if port > u32::from(u16::MAX) || end != all.len() {
-                return None;
-            }
-            self.address(text, run.start..run.start + last - 1)
-        };
-        match all[..first].iter().all(u8::is_ascii_alphabetic) {
-            true => named().or_else(with_port),
-            false => with_port().or_else(named),
+        // Where the address ends if the numbers behind it are none of its groups.
+        let port = without_number(all);
+        let read = |start: usize, end: usize| self.address(text, run.start + start..run.start + end);
+        let whole = |start| read(start, all.len());
+        let with_port = |start| port.filter(|&end| end > start).and_then(|end| read(start, end));
+        let begins = begin_of_unicast(all);
+        if begins == Some(0) {
+            // It may be a number before an address: nobody can tell.
+            let next = all.get(first + 1..).map_or(&[][..], group);
+            let is_number = all[..first].iter().all(u8::is_ascii_digit) && is_unicast(next);
+            return with_port(0).filter(|_| !is_number || whole(first + 1).is_none());
         }
+        let colons = colon_length(&all[first..]);
+        let behind_name = match first {
+            0 => None,
+            // Not a group, nor a part of what is left out by two colons.
+            _ if first > GROUP => Some(first + colons),
+            _ => (colons == 1).then_some(first + 1),
+        };
+        let named = || behind_name.and_then(whole);
+        let named_with_port = || behind_name.and_then(with_port);
+        if let Some(start) = begins {
+            let is_free = !holds_address(&all[..start]);
+            if is_free && let Some(literal) = whole(start) {
+                return Some(literal);
+            }
+            let is_name = start > first;
+            return with_port(0)
+                .or_else(|| with_port(start).filter(|_| is_free))
+                .or_else(|| named().filter(|_| is_name));
+        }
+        match all[..first].iter().all(u8::is_ascii_alphabetic) {
+            true => named().or_else(|| with_port(0)),
+            false => with_port(0).or_else(named),
+        }
+        .or_else(named_with_port)
     }
 
     /// An address that runs into the digits of another one, in dots.
@@ -269,10 +307,8 @@ fn quad_after(text: &[u8], length: usize) -> usize {
             _ => return length,
         }
     }
-    match text[at..] {
-        [b'.', digit, ..] if digit.is_ascii_digit() => length,
-        _ => at,
-    }
+    // A fifth number is a port.
+    at
 }
 
 /// Without a single colon at either end: one more than two is one, too.
@@ -320,20 +356,118 @@ fn has_single_colon(run: &[u8]) -> bool {
     false
 }
 
+/// Where a run ends without the number that is its last group, and no group of an address: a port, or what is longer than a
+/// group.
+fn without_number(run: &[u8]) -> Option<usize> {
+    let last = run.iter().rposition(|&byte| byte == b':')?;
+    let number = &run[last + 1..];
+    let is_number = is_port(number) || number.len() > GROUP && number.iter().all(u8::is_ascii_hexdigit);
+    (is_number && !run[..last].ends_with(b":")).then_some(last)
+}
+
+fn is_port(number: &[u8]) -> bool {
+    decimal(number, 0).is_some_and(|(port, end)| end == number.len() && port <= u32::from(u16::MAX))
+}
+
+/// Where the first group is that addresses begin with; it may be the end of a longer word.
+fn begin_of_unicast(run: &[u8]) -> Option<usize> {
+    let mut start = 0;
+    for group in run.split(|&byte| byte == b':') {
+        let end = start + group.len();
+        if is_unicast(group) {
+            return Some(start);
+        }
+        if is_joined_to_unicast(group) {
+            let next = run.get(end + 1..).map_or(&[][..], self::group);
+            // Or it is a counter.
+            if !group.iter().all(u8::is_ascii_digit) || !(next.is_empty() || is_unicast(next)) {
+                return Some(end - GROUP);
+            }
+        }
+        start = end + 1;
+    }
+    None
+}
+
+fn is_joined_to_unicast(group: &[u8]) -> bool {
+    group.len() > GROUP && is_unicast(&group[group.len() - GROUP..])
+}
+
+/// The group that a text begins with.
+fn group(text: &[u8]) -> &[u8] {
+    &text[..hex_length(text)]
+}
+
+/// The digits of the longest group.
+const GROUP: usize = 4;
+
+/// Whether a group is the first of the addresses that there are: 2000::/3, fc00::/7, fe80::/10.
+fn is_unicast(group: &[u8]) -> bool {
+    let &[first, second, third, _] = group else {
+        return false;
+    };
+    let is_range = match (first | 0x20, second | 0x20) {
+        (b'2' | b'3', _) | (b'f', b'c' | b'd') => true,
+        (b'f', b'e') => matches!(third | 0x20, b'8' | b'9' | b'a' | b'b'),
+        _ => false,
+    };
+    is_range && group.iter().all(u8::is_ascii_hexdigit)
+}
+
+/// Whether there may be an address in what stands before another one.
+fn holds_address(run: &[u8]) -> bool {
+    run.windows(2).any(|pair| pair == b"::")
+        || run.iter().filter(|&&byte| byte == b':').count() > 7
+        || is_suspicious(run)
+}
+
 /// Addresses that somebody has put together with colons, or cut: not times, MAC addresses, fingerprints or paths.
 fn is_suspicious(run: &[u8]) -> bool {
+    is_cut(run) || is_joined(run) || has_beginning(run)
+}
+
+fn is_cut(run: &[u8]) -> bool {
     let groups = || run.split(|&byte| byte == b':');
     let (mut side_by_side, mut longest, mut length) = (false, 0, 0);
     for group in groups().skip(1) {
         side_by_side |= group.is_empty() && length > 0;
-        length = if (1..=4).contains(&group.len()) { length + 1 } else { 0 };
+        length = if (1..=GROUP).contains(&group.len()) { length + 1 } else { 0 };
         longest = longest.max(length);
     }
     groups().filter(|group| !group.is_empty()).count() >= 5
-        && groups().filter(|group| matches!(group.len(), 3..=4)).count() >= 3
+        && groups().filter(|group| matches!(group.len(), 3..=GROUP)).count() >= 3
         && run.iter().any(u8::is_ascii_alphabetic)
         // Or nobody would have looked here, but for what stands before it.
         && (side_by_side || longest >= 4)
+}
+
+/// Paths have no single colon, and no digits to speak of.
+fn is_joined(run: &[u8]) -> bool {
+    run.windows(2).filter(|pair| pair == b"::").count() > 1
+        && has_single_colon(run)
+        && run.iter().any(u8::is_ascii_digit)
+}
+
+/// Whether an address begins somewhere, as those do that there are, and goes on to its end.
+fn has_beginning(run: &[u8]) -> bool {
+    // How many groups there are of what began first.
+    let mut length = 0;
+    let mut groups = run.split(|&byte| byte == b':').peekable();
+    while let Some(group) = groups.next() {
+        length = match group.len() {
+            0 => 0,
+            1..=GROUP if length > 0 || is_unicast(group) => length + 1,
+            1..=GROUP => 0,
+            // The eighth may run into something else.
+            _ if length == 7 => 8,
+            _ => usize::from(is_joined_to_unicast(group) && !group.iter().all(u8::is_ascii_digit)),
+        };
+        let is_before_two_colons = groups.peek().is_some_and(|next| next.is_empty()) && length > 0;
+        if length == 8 || is_before_two_colons {
+            return true;
+        }
+    }
+    false
 }
 
 /// RFC 4007, 11: "%" and the name of an interface; "%25" in URLs.

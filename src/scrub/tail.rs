@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    literal::{Literal, What, decimal, encoded, is_hex_or_colon, is_word},
+    literal::{Literal, What, decimal, encoded, hex_length, is_hex_or_colon, is_word},
     numbers::begins_a_quad,
 };
 use crate::addr::Canonical;
@@ -62,7 +62,9 @@ fn is_end_of_port(behind: &[u8]) -> bool {
     match behind {
         [b'-' | b'%', ..] => false,
         [b'.', next, ..] => !next.is_ascii_digit(),
-        [b':', next, ..] => !is_hex_or_colon(*next) && *next != b'%',
+        [b':', b'%', ..] => false,
+        // What is longer than a group begins no address.
+        [b':', rest @ ..] => rest.first() != Some(&b':') && !(1..=4).contains(&hex_length(&rest[..rest.len().min(5)])),
         [byte, ..] => !is_word(*byte),
         [] => true,
     }
