@@ -164,7 +164,8 @@ pub fn cut(text: &[u8]) -> usize {
         .unwrap_or(text.len())
 }
 
-/// After the last character that is in no address, and in nothing that is looked at around one.
+/// After the last character that is in no address, and in nothing that is looked at around one; not after the marks by which
+/// tcpdump's addresses are known.
 fn boundary(text: &[u8]) -> Option<usize> {
     const ENDS: [bool; 256] = {
         let characters = b" \t\r\n\"'`,;=()<>{}|&?!*+@~^$";
@@ -176,5 +177,18 @@ fn boundary(text: &[u8]) -> Option<usize> {
         }
         table
     };
-    text.iter().rposition(|&byte| ENDS[usize::from(byte)]).map(|place| place + 1)
+    let mut end = text.len();
+    loop {
+        end = text[..end].iter().rposition(|&byte| ENDS[usize::from(byte)])? + 1;
+        let word = text[..end].strip_suffix(b" ").unwrap_or(&text[..end]);
+        let marks = [&b" >"[..], b" ->", b" IP"];
+        if marks.iter().any(|mark| word == &mark[1..]) {
+            return None;
+        }
+        match marks.iter().find(|mark| word.ends_with(mark)) {
+            // The space before it is a boundary, too.
+            Some(mark) => end = word.len() - mark.len() + 1,
+            None => return Some(end),
+        }
+    }
 }

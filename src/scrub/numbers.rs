@@ -3,7 +3,7 @@
 //! It takes time linear in the length of the run of numbers, and each run is read once.
 
 use super::literal::{
-    Form, Literal, Reading, What, encoded, encoded_before, escaped, hex_length, is_hex_or_colon, is_word,
+    Form, Literal, Reading, What, decimal, encoded, encoded_before, escaped, hex_length, is_hex_or_colon, is_word,
 };
 use crate::addr::Canonical;
 
@@ -94,15 +94,46 @@ pub(super) fn dotted_of_any_kind(text: &[u8], floor: usize, place: usize) -> Rea
         }
         return literal(start, end, octets, if is_reversed { Form::Name } else { form(start, end) });
     }
-    // Five numbers are an object identifier, or what tcpdump makes of an address and a port.
     let fourth = numbers.ends[3];
-    let (before, behind) = (&text[..start], &text[end..]);
-    let is_address_and_port =
-        || end - fourth <= 6 && (before.ends_with(b"IP ") || before.ends_with(b"> ") || behind.starts_with(b" > "));
-    if numbers.count == 5 && (is_address_and_port() || begins_another(text, fourth + 1)) {
-        return literal(start, fourth, octets, form(start, fourth));
+    let is_address = match numbers.count {
+        5 => {
+            let port = &text[fourth + 1..end];
+            is_marked(&text[..start], &text[end..], port)
+                || is_no_identifier(&text[start..fourth], octets) && is_port(port)
+                || is_of_tcpflow(&text[start..end])
+                || begins_another(text, fourth + 1)
+        }
+        8 => is_no_identifier(&text[start..fourth], octets) && begins_a_quad(text, fourth + 1),
+        _ => false,
+    };
+    match is_address {
+        true => literal(start, fourth, octets, form(start, fourth)),
+        false => Reading::NoNumbersBefore(end),
     }
-    Reading::NoNumbersBefore(end)
+}
+
+/// Whether an address and a port are where tcpdump has them: then the port can be any number, as NFS has.
+fn is_marked(before: &[u8], behind: &[u8], port: &[u8]) -> bool {
+    let is_before = [&b"IP "[..], b"> ", b"->"].iter().any(|mark| before.ends_with(mark));
+    let is_behind = [&b" > "[..], b" -> ", b"->"].iter().any(|mark| behind.starts_with(mark));
+    port.len() <= 10 && (is_before || is_behind)
+}
+
+fn is_port(number: &[u8]) -> bool {
+    decimal(number, 0).is_some_and(|(port, end)| end == number.len() && port <= u32::from(u16::MAX))
+}
+
+/// Whether numbers in dots can't be an object identifier, nor are padded like the parts of a version.
+///
+/// X.660, A.2: the first is 0, 1 or 2, and after 0 or 1 the second is below 40. After 2, none is given out from 60 to 255.
+fn is_no_identifier(quad: &[u8], [first, second, ..]: [u8; 4]) -> bool {
+    let is_padded = |number: &[u8]| number.len() > 1 && number[0] == b'0';
+    (first > 2 || second >= 60 || (first < 2 && second >= 40)) && !quad.split(|&byte| byte == b'.').any(is_padded)
+}
+
+/// `203.000.113.007.00443`: three digits in each octet, and five in the port.
+fn is_of_tcpflow(numbers: &[u8]) -> bool {
+    numbers.len() == 4 * 4 + 5 && (0..4).all(|octet| numbers[4 * octet + 3] == b'.')
 }
 
 /// Whether the number there is the first of an address of its own.
@@ -152,6 +183,12 @@ fn is_in_host_name(before: &[u8], after: &[u8]) -> bool {
 
 fn literal(start: usize, end: usize, octets: [u8; 4], form: Form) -> Reading {
     Reading::Literal(Literal { start, end, what: What::Address(Canonical::V4(octets)), form })
+}
+
+/// Whether there are four octets in dots, and perhaps a port behind them.
+pub(super) fn begins_a_quad_and_port(text: &[u8], start: usize) -> bool {
+    let numbers = Numbers::read(text, start, b'.');
+    (4..=5).contains(&numbers.count) && numbers.octets(text, start, start).is_some()
 }
 
 /// Whether there are four octets in dots.

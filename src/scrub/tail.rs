@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     literal::{Literal, What, decimal, encoded, hex_length, is_hex_or_colon, is_word},
-    numbers::begins_a_quad,
+    numbers::{begins_a_quad, begins_a_quad_and_port},
 };
 use crate::addr::Canonical;
 
@@ -60,7 +60,9 @@ fn port(text: &[u8], start: usize) -> Tail {
 /// Whether a number is not the beginning of something else, such as a date or an address.
 fn is_end_of_port(behind: &[u8]) -> bool {
     match behind {
-        [b'-' | b'%', ..] => false,
+        [b'-', b'>', ..] => true,
+        [b'-', ..] => begins_a_quad_and_port(behind, 1),
+        [b'%', ..] => encoded(behind).is_none(),
         [b'.', next, ..] => !next.is_ascii_digit(),
         [b':', b'%', ..] => false,
         // What is longer than a group begins no address.
