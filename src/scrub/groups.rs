@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::literal::{
     Form, Literal, Reading, What, decimal, encoded, encoded_before, escaped, hex_length, is_hex_or_colon, is_word,
 };
+use super::numbers::begins_another;
 use crate::{addr::Canonical, resolve::parse_v6};
 
 /// `2001:db8::7` in all its spellings.
@@ -470,21 +471,39 @@ fn has_beginning(run: &[u8]) -> bool {
     false
 }
 
-/// RFC 4007, 11: "%" and the name of an interface; "%25" in URLs.
+/// RFC 4007, 11: "%" and the name or the number of an interface; "%25" in URLs.
 fn zone_length(text: &[u8]) -> usize {
     // As long as the names of interfaces can be.
     const LONGEST: usize = 15;
     let start = match text {
         _ if encoded(text).is_some() => return 0,
         [b'%', b'2', b'5', ..] => 3,
-        // Something else that is encoded.
-        [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => return 0,
+        [b'%', a, b, ..] if is_escape(*a, *b) => return 0,
         [b'%', ..] => 1,
         _ => return 0,
     };
-    let name = text[start..].iter().take_while(|&&byte| is_word(byte)).count();
-    match name {
-        1..=LONGEST => start + name,
-        _ => 0,
+    let word = |from: usize| text[from..].iter().take(LONGEST + 1).take_while(|&&byte| is_word(byte)).count();
+    let mut end = start + word(start);
+    if !(start + 1..=start + LONGEST).contains(&end) {
+        return 0;
+    }
+    // `br-4f2a`, `en0.1`.
+    while let Some(b'-' | b'.') = text.get(end) {
+        let next = end + 1 + word(end + 1);
+        if next == end + 1 || next > start + LONGEST || begins_another(text, end + 1) {
+            break;
+        }
+        end = next;
+    }
+    end
+}
+
+/// Whether two characters behind a percent sign are something else that is encoded: not a digit, a letter or a control
+/// character, which nobody encodes. Then they are the number of an interface.
+fn is_escape(a: u8, b: u8) -> bool {
+    match (a, b) {
+        (b'0' | b'2', b'0'..=b'9') | (b'4' | b'6', b'0') => true,
+        (b'0'..=b'9', b'0'..=b'9') => false,
+        _ => a.is_ascii_hexdigit() && b.is_ascii_hexdigit(),
     }
 }

@@ -452,6 +452,7 @@ fn in_brackets(text: &[u8], literal: &Literal, kind: Shown, out: &mut Vec<u8>, w
         Shown::Other => false,
         Shown::Network => match behind {
             [b':', rest @ ..] => rest.iter().find(|byte| !byte.is_ascii_hexdigit()) == Some(&b':'),
+            [b'.', next, ..] => next.is_ascii_digit(),
             _ => false,
         },
         Shown::Ipv6 => {

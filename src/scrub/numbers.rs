@@ -137,7 +137,7 @@ fn is_of_tcpflow(numbers: &[u8]) -> bool {
 }
 
 /// Whether the number there is the first of an address of its own.
-fn begins_another(text: &[u8], start: usize) -> bool {
+pub(super) fn begins_another(text: &[u8], start: usize) -> bool {
     let behind = &text[start + hex_length(&text[start..])..];
     let is_group = match behind {
         [b':', next, ..] => is_hex_or_colon(*next) || *next == b'%',
@@ -192,7 +192,7 @@ pub(super) fn begins_a_quad_and_port(text: &[u8], start: usize) -> bool {
 }
 
 /// Whether there are four octets in dots.
-pub(super) fn begins_a_quad(text: &[u8], start: usize) -> bool {
+fn begins_a_quad(text: &[u8], start: usize) -> bool {
     let numbers = Numbers::read(text, start, b'.');
     numbers.count == 4 && numbers.octets(text, start, start).is_some()
 }

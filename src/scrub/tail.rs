@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     literal::{Literal, What, decimal, encoded, hex_length, is_hex_or_colon, is_word},
-    numbers::{begins_a_quad, begins_a_quad_and_port},
+    numbers::begins_a_quad_and_port,
 };
 use crate::addr::Canonical;
 
@@ -27,7 +27,7 @@ impl Literal {
                 if width <= widest
                     && after <= end + 4
                     && !begins_groups(&text[end + 1..])
-                    && !begins_a_quad(text, end + 1) =>
+                    && !matches!(text[after..], [b'.', next, ..] if next.is_ascii_digit()) =>
             {
                 Tail::Width(width as u8, after)
             }
