@@ -77,6 +77,8 @@ pub(super) fn escaped(text: &[u8], floor: usize, start: usize) -> &'static [usiz
     let before = &text[floor..start];
     match before.last() {
         Some(b'%' | b'x' | b'u' | b'\\' | b'#' | b'A'..=b'F' | b'a'..=b'f') => escaped_after(before),
+        // RFC 2045, 6.7: an equals sign, encoded behind another one; or two digits of a group.
+        Some(b'=') if matches!(text[start..], [b'3', b'D' | b'd', ..]) => &[0, 2],
         _ => &[0],
     }
 }

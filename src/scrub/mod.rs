@@ -430,7 +430,17 @@ fn is_a_clients(before: &[u8], port: &[u8]) -> bool {
     let before = before.strip_suffix(b"[").unwrap_or(before);
     // A URL names a server.
     !before.ends_with(b"://")
+        && !(before.ends_with(b"@") && ends_with_user(before))
         && port.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0')) >= FIRST_PORT_OF_CLIENTS
+}
+
+/// RFC 3986, 3.2.1: a URL up to the name and the password of a user.
+#[cold]
+fn ends_with_user(before: &[u8]) -> bool {
+    // Longer than any.
+    const FAR: usize = 128;
+    let user = before.iter().rev().take(FAR).take_while(|&&byte| !b"/ \t\r\n\"<>".contains(&byte)).count();
+    before[..before.len() - user].ends_with(b"://")
 }
 
 /// The unspecified addresses, and RFC 1112's class E, where pseudonyms are, and masks.

@@ -38,14 +38,70 @@ impl Literal {
             // With a dot as tcpdump prints it: after IPv4 there is a number only if it is that.
             (Some(b':' | b'.'), _) => port(text, end + 1),
             (Some(b']'), _) if text.get(end + 1) == Some(&b':') => port(text, end + 2),
-            (Some(b'/'), What::Address(Canonical::V4(_))) => width(32),
-            (Some(b'/'), What::Address(Canonical::V6(_))) => width(128),
-            (Some(b'%'), _) => match encoded(&text[end..]) {
-                Some((b':', length)) => port(text, end + length),
-                _ => Tail::None,
+            (Some(b'/'), What::Address(Canonical::V4(_))) => width(32).or_else(|| port_behind_slash(text, end + 1)),
+            (Some(b'/'), What::Address(Canonical::V6(_))) => width(128).or_else(|| port_behind_slash(text, end + 1)),
+            (Some(b'%'), _) => match &text[end..] {
+                [b'%', b'5', b'D' | b'd', rest @ ..] => encoded_port(text, text.len() - rest.len()),
+                _ => encoded_port(text, end),
             },
+            (Some(b'#'), _) => port(text, end + 1),
+            (Some(b'('), _) => port_before(b")", text, end + 1),
+            (Some(b'['), _) => port_before(b"]", text, end + 1),
+            (Some(b' '), _) if text.get(end + 1) == Some(&b'p') => self.named_port(text),
+            (Some(b',' | b'"' | b'\''), _) if matches!(text.get(end + 1), Some(b' ' | b',')) => self.named_port(text),
             _ => Tail::None,
         }
+    }
+
+    /// ` port 51234`, and a pair as Python writes it.
+    #[cold]
+    fn named_port(&self, text: &[u8]) -> Tail {
+        let behind = &text[self.end..];
+        if let Some(name) = NAMES.iter().find(|name| behind.starts_with(name)) {
+            return port(text, self.end + name.len());
+        }
+        let is_pair = |start: &[u8], between: &[u8]| behind.starts_with(between) && text[..self.start].ends_with(start);
+        match is_pair(b"('", b"', ") || is_pair(b"(\"", b"\", ") {
+            true => port_before(b")", text, self.end + 3).or_else(|| port_before(b",", text, self.end + 3)),
+            false => Tail::None,
+        }
+    }
+}
+
+/// What stands between an address and its port in the logs of sshd, of programs in Rust, and in JSON.
+const NAMES: [&[u8]; 8] =
+    [b" port ", b" port=", b" port: ", b", port ", b", port=", b", port: ", b"\",\"port\":", b"\", \"port\": "];
+
+impl Tail {
+    #[inline]
+    fn or_else(self, other: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::None => other(),
+            tail => tail,
+        }
+    }
+}
+
+/// A colon and a port, percent-encoded.
+fn encoded_port(text: &[u8], start: usize) -> Tail {
+    match encoded(&text[start..]) {
+        Some((b':', length)) => port(text, start + length),
+        _ => Tail::None,
+    }
+}
+
+/// `203.0.113.7/51234`: longer than any prefix, and no path goes on behind it.
+fn port_behind_slash(text: &[u8], start: usize) -> Tail {
+    match port(text, start) {
+        Tail::Port(port) if !matches!(text.get(port.end), Some(b'/' | b'.' | b'-')) => Tail::Port(port),
+        _ => Tail::None,
+    }
+}
+
+fn port_before(close: &[u8], text: &[u8], start: usize) -> Tail {
+    match port(text, start) {
+        Tail::Port(port) if text[port.end..].starts_with(close) => Tail::Port(port),
+        _ => Tail::None,
     }
 }
 
