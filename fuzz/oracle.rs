@@ -80,8 +80,8 @@ fn is_address(text: &[u8], place: Range<usize>) -> bool {
     };
     let nibbles = || {
         let rest = &text[place.end..];
-        rest.len() >= 9
-            && rest[..9].eq_ignore_ascii_case(b".ip6.arpa")
+        let is_below = |zone: &[u8]| rest.len() >= zone.len() && rest[..zone.len()].eq_ignore_ascii_case(zone);
+        (is_below(b".ip6.arpa") || is_below(b".ip6.int") || plain.len() == 63)
             && plain.split('.').all(|nibble| nibble.len() == 1 && u8::from_str_radix(nibble, 16).is_ok())
     };
     let joined = || {

@@ -429,9 +429,8 @@ const FIRST_PORT_OF_CLIENTS: u32 = 1024;
 fn is_a_clients(before: &[u8], port: &[u8]) -> bool {
     let before = before.strip_suffix(b"[").unwrap_or(before);
     // A URL names a server.
-    !before.ends_with(b"://")
-        && !(before.ends_with(b"@") && ends_with_user(before))
-        && port.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0')) >= FIRST_PORT_OF_CLIENTS
+    let is_url = before.ends_with(b"://") || before.ends_with(b"@") && ends_with_user(before);
+    !is_url && port.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0')) >= FIRST_PORT_OF_CLIENTS
 }
 
 /// RFC 3986, 3.2.1: a URL up to the name and the password of a user.

@@ -321,8 +321,14 @@ fn nibbles(text: &[u8], floor: usize, place: usize) -> Option<Literal> {
         end += 2;
     }
     let count = (end - start) / 2;
-    // Up to /48 it names a network.
-    if !(13..=ALL).contains(&count) || !starts_with(&text[end..], b"ip6.arpa") {
+    // Up to /48 it names a network. Whatever is below the whole of an address: lists of senders of spam are.
+    let is_reversed = ["ip6.arpa", "ip6.int"].iter().any(|zone| starts_with(&text[end..], zone.as_bytes()));
+    let is_label = text.get(end).is_some_and(u8::is_ascii_alphabetic);
+    let is_name = match is_reversed {
+        true => (13..=ALL).contains(&count),
+        false => count == ALL && is_label && !ends_with_nibble(&text[..start]),
+    };
+    if !is_name {
         return None;
     }
     let digits = text[start..end].iter().step_by(2);
@@ -330,6 +336,15 @@ fn nibbles(text: &[u8], floor: usize, place: usize) -> Option<Literal> {
     let address = bits << (4 * (ALL - count));
     let what = What::Address(Canonical::v6(address.to_be_bytes()));
     Some(Literal { start, end: end - 1, what, form: Form::Name })
+}
+
+/// Whether there are more digits in dots than that many.
+fn ends_with_nibble(before: &[u8]) -> bool {
+    match before {
+        [.., byte, digit, b'.'] => digit.is_ascii_hexdigit() && !(is_word(*byte) || *byte == b'-'),
+        [digit, b'.'] => digit.is_ascii_hexdigit(),
+        _ => false,
+    }
 }
 
 fn hex(digit: u8) -> u8 {
