@@ -88,5 +88,6 @@ fn is_address(text: &[u8], place: Range<usize>) -> bool {
         let groups = plain.matches(':').count() >= 3 || plain.contains("::");
         groups && plain.chars().all(|c| c.is_ascii_hexdigit() || c == ':' || c == '.')
     };
-    plain.parse::<Ipv6Addr>().is_ok() || octets('.') || octets('-') || nibbles() || joined()
+    let dashed = || plain.replace('-', ":").parse::<Ipv6Addr>().is_ok();
+    plain.parse::<Ipv6Addr>().is_ok() || dashed() || octets('.') || octets('-') || nibbles() || joined()
 }

@@ -186,6 +186,13 @@ fn addresses_are_found_in_every_form() {
         ("a203-0-113-7.deploy.example", "a(ip).deploy.example"),
         ("7.113.0.203.dyn.example", "(ip).dyn.example"),
         ("host.7.113.0.203.dyn.example", "host.(ip).dyn.example"),
+        ("2001-0db8-0000-0000-0000-0000-0000-0007.dyn.example", "(ip).dyn.example"),
+        ("2001-db8-9a80-1f4-1-2-3-7c8d.dynamic.isp.example", "(ip).dynamic.isp.example"),
+        ("host-2001-db8-1-2-3-4-5-6-dynamic.example", "host-(ip)-dynamic.example"),
+        ("ip6-2001-db8-a-b-c-d-e-f.example", "ip6-(ip).example"),
+        ("2001-db8-1-2-3-4-5-6.example", "(ip).example"),
+        ("2001-db8--7.default.pod.cluster.local", "(ip).default.pod.cluster.local"),
+        ("fe80--7s4.ipv6-literal.net", "(ip)s4.ipv6-literal.net"),
         // IPv6.
         ("2001:0db8:0000:0000:0000:0000:0000:0007", "(ip)"),
         ("64:ff9b::203.0.113.7", "(ip)"),
@@ -334,6 +341,11 @@ fn what_is_no_address_stays() {
         "555-123-45-67",
         "25-11-26",
         "2026-11-25-04",
+        "log-2026-11-25--10-20-30.txt",
+        "backup-2026-11-25-12-34-56-01-02.tar",
+        "2001-db8--7",
+        "run --feed --dead-beef a--b.example card--face.css",
+        "-----BEGIN",
         "10:20",
         "a:b:c",
         "key:value",
@@ -515,9 +527,28 @@ fn bytes_of_any_kind_are_scrubbed() {
 #[test]
 fn long_runs_of_what_could_be_addresses_are_read_once() {
     // A quadratic reader would take minutes for each of these.
-    for piece in
-        ["1.", "1-", "a:", ":", "1:", "%3A", "a%3A", "1.2.3.4-", "1-2-3-4.", "0.a.", "::1:", "%2E1", "f", "[", "\x1b[3"]
-    {
+    for piece in [
+        "1.",
+        "1-",
+        "a:",
+        ":",
+        "1:",
+        "%3A",
+        "a%3A",
+        "1.2.3.4-",
+        "1-2-3-4.",
+        "0.a.",
+        "::1:",
+        "a-",
+        "--",
+        "-",
+        "2001-db8--",
+        "fe80-",
+        "%2E1",
+        "f",
+        "[",
+        "\x1b[3",
+    ] {
         let text = piece.repeat(300_000);
         let mut out = Vec::new();
         word().scrub_into(text.as_bytes(), &mut out);
@@ -630,6 +661,9 @@ fn piece() -> impl Strategy<Value = String> {
         1 => any::<u128>().prop_map(|bits| std::net::Ipv6Addr::from(bits & 0xffff << 112 | bits & 0xffff).to_string()),
         3 => "[0-9a-fA-F]{0,4}:{1,2}",
         1 => "([0-9a-f]\\.){31,33}",
+        1 => (any::<u128>(), any::<u128>()).prop_map(|(bits, mask)| {
+            std::net::Ipv6Addr::from(0x2001_0db8 << 96 | bits & mask & (u128::MAX >> 32)).to_string().replace(':', "-")
+        }),
         3 => "[0-9]{1,3}[.-]",
         2 => "[ \"=,;\\[\\]()<>/@|\\n]",
         1 => "(%3A|%2E|%25|%22|\\\\n|\\\\x22|\\\\u0022|\x1b\\[3m|#011|%eth0|%12|%br-4f|%en0\\.1|\\.in-addr\\.arpa|\\.ip6\\.arpa|/24|/48|:443|:51234|::| port 51234|#51234|\\(51234\\)|/51234)",

@@ -71,8 +71,12 @@ impl<'t> Finder<'t> {
                 Some((b'.', _)) => numbers::dotted_of_any_kind(self.text, self.decided, place),
                 _ => Reading::Nothing,
             },
+            b'-' => match groups::dashed(self.text, self.decided, place) {
+                Some(literal) => Reading::Literal(literal),
+                None if place < self.no_numbers => return None,
+                None => numbers::dashed(self.text, self.decided, place),
+            },
             _ if place < self.no_numbers => return None,
-            b'-' => numbers::dashed(self.text, self.decided, place),
             _ => numbers::dotted(self.text, self.decided, place),
         };
         match reading {
@@ -121,6 +125,7 @@ impl Iterator for Finder<'_> {
 /// | `1.0.0.0.` of `ip6.arpa` | four dots, each 2 after the one before |
 /// | `2001:db8::1` | two colons side by side |
 /// | `2001:db8:1:2:3:4:5:6` | four colons, each 2 to 5 after the one before |
+/// | the same two in a host name | dashes instead of colons |
 /// | `%3A`, `%2E` | a percent sign |
 #[inline]
 fn places(kinds: Kinds) -> u64 {
@@ -134,11 +139,21 @@ fn places(kinds: Kinds) -> u64 {
     let nibbles = two & two << 4;
 
     let side_by_side = colons & colons << 1;
-    let two = colons & after_2_to_5(colons);
-    let three = two & after_2_to_5(two);
-    let groups = three & after_2_to_5(three);
+    let groups = fourth(colons);
 
-    quad | nibbles | side_by_side | groups | percents
+    // Not of a line of dashes.
+    let dashes_side_by_side = dashes & dashes << 1 & !(dashes << 2);
+    let dashed_groups = fourth(dashes);
+
+    quad | nibbles | side_by_side | groups | dashes_side_by_side | dashed_groups | percents
+}
+
+/// The places of `bits` before which there are three more, each so far from the next as groups are long.
+#[inline]
+fn fourth(bits: u64) -> u64 {
+    let two = bits & after_2_to_5(bits);
+    let three = two & after_2_to_5(two);
+    three & after_2_to_5(three)
 }
 
 /// The places that are so far after one of `bits`.
@@ -174,12 +189,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_place_is_overlooked(text in "([0-9a-f]{0,4}[.:%-]|2E|3A|[0-9]{1,3}| |m|203\\.0\\.113\\.7|2001:db8::7|1-2-3-4){0,60}") {
+        fn no_place_is_overlooked(text in "([0-9a-f]{0,4}[.:%-]|2E|3A|[0-9]{1,3}| |m|203\\.0\\.113\\.7|2001:db8::7|1-2-3-4|2001-db8--7|2001-db8-1-2-3-4-5-a|--){0,60}") {
             check(text.as_bytes());
         }
 
         #[test]
-        fn wherever_it_stands(before in " {0,130}", text in "203\\.0\\.113\\.7|2001:db8:1:2:3:4:5:6|::1|a1-2-3-4") {
+        fn wherever_it_stands(before in " {0,130}", text in "203\\.0\\.113\\.7|2001:db8:1:2:3:4:5:6|::1|a1-2-3-4|2001-db8--7\\.x|2001-db8-1-2-3-4-5-a\\.x") {
             let line = format!("{before}{text}");
             check(line.as_bytes());
             prop_assert_eq!(Finder::new(line.as_bytes()).count(), 1);

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::literal::{
     Form, Literal, Reading, What, decimal, encoded, encoded_before, escaped, hex_length, is_hex_or_colon, is_word,
 };
-use super::numbers::begins_another;
+use super::numbers::{begins_another, is_in_host_name};
 use crate::{addr::Canonical, resolve::parse_v6};
 
 /// `2001:db8::7` in all its spellings.
@@ -111,6 +111,60 @@ fn encoded_groups(text: &[u8], floor: usize, run: Range<usize>) -> Option<Litera
     literal.start = place(literal.start);
     literal.end = place(literal.end);
     Some(literal)
+}
+
+/// `2001-db8--7.pod.example`: with dashes, as part of a host name.
+///
+/// It looks no further than the longest label, so it takes the same time wherever it is called.
+#[inline]
+pub(super) fn dashed(text: &[u8], floor: usize, place: usize) -> Option<Literal> {
+    // The end of a UUID is longer than a group, and before an option there is none.
+    let is_group_behind = (1..=GROUP).contains(&hex_length(&text[place + 1..text.len().min(place + 2 + GROUP)]));
+    let begins_pair = |at: usize| {
+        at > floor && text[at - 1].is_ascii_hexdigit() && text.get(at..at + 2).is_some_and(|pair| pair == b"--")
+    };
+    let is_pair = begins_pair(place) || place > floor && begins_pair(place - 1);
+    (is_group_behind || is_pair).then(|| dashed_groups(text, floor, place)).flatten()
+}
+
+#[cold]
+fn dashed_groups(text: &[u8], floor: usize, place: usize) -> Option<Literal> {
+    // RFC 1035, 2.3.4: no label is longer.
+    const FAR: usize = 63;
+    let is_group = |byte: u8| byte == b'-' || byte.is_ascii_hexdigit();
+    let (mut start, mut end) = (place, place);
+    while end - place <= FAR && text.get(end).is_some_and(|&byte| is_group(byte)) {
+        end += 1;
+    }
+    while end - start <= FAR && start > floor && is_group(text[start - 1]) {
+        start -= 1;
+    }
+    let run = start..end;
+    let dashes = text[run.clone()].iter().filter(|&&byte| byte == b'-').count();
+    if run.len() > FAR || dashes < 7 && !text[run.clone()].windows(2).any(|pair| pair == b"--") {
+        return None;
+    }
+    let groups: Vec<u8> = text[run.clone()].iter().map(|&byte| if byte == b'-' { b':' } else { byte }).collect();
+    let start = begin_of_unicast(&groups)?;
+    let ends = groups.iter().enumerate().rev().filter(|&(_, &byte)| byte == b':').map(|(end, _)| end);
+    // Behind it the name may go on.
+    let mut ends = [groups.len()].into_iter().chain(ends).take_while(|&end| end > start);
+    let (end, octets) = ends.find_map(|end| Some((end, groups_of_address(&groups[start..end])?)))?;
+    let (start, end) = (run.start + start, run.start + end);
+    // Elsewhere in the run there is something else, or it was found already.
+    let is_here = (start..end).contains(&place);
+    if !is_here || is_date(&text[start..end]) || !is_in_host_name(&text[..start], &text[end..]) {
+        return None;
+    }
+    Some(Literal { start, end, what: What::Address(Canonical::v6(octets)), form: Form::Name })
+}
+
+/// A year, and what has two digits at most.
+fn is_date(groups: &[u8]) -> bool {
+    groups
+        .split(|&byte| byte == b'-')
+        .enumerate()
+        .all(|(place, group)| group.iter().all(u8::is_ascii_digit) && (place == 0 || group.len() <= 2))
 }
 
 /// A run of hexadecimal digits and colons, and what is around it.

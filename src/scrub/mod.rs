@@ -24,7 +24,7 @@
 //! | with a port, or the length of a prefix | `203.0.113.7:51234`, `[2001:db8::7]:443`, `203.0.113.7/32`, `203.0.113.7.51234`, `::ffff:203.0.113.7.443` |
 //! | joined to other numbers | `2001:db8::7:1732834800`, `12:00:00:2001:db8:1:2:3:4:5:6`, `203.0.113.7.203.0.113.8` |
 //! | names in the DNS | `7.113.0.203.in-addr.arpa`, `7.0.0.0.…8.b.d.0.1.0.0.2.ip6.arpa`, the same below other names |
-//! | inside host names | `ec2-203-0-113-7.compute.example`, `7.113.0.203.dyn.example` |
+//! | inside host names | `ec2-203-0-113-7.compute.example`, `7.113.0.203.dyn.example`, `2001-db8--7.pod.example` |
 //!
 //! Escapes before an address are not taken for a part of it: `%22`, `=3D`, `\x22`, `\u0022`, `\n`, `\011`, `#011`, ANSI
 //! sequences.
@@ -32,7 +32,7 @@
 //! Left as they are:
 //!
 //! - What is no address: times, MAC addresses also of eight octets, hashes and fingerprints, C++'s and Rust's paths,
-//!   versions with a part above 255, four parts with dashes outside of a host name.
+//!   versions with a part above 255, numbers with dashes outside of a host name, dates with dashes.
 //! - Object identifiers: five parts that begin as they do, with 0, 1 or 2 (and `1.40` or `2.60` and above do not), unless
 //!   tcpdump's `IP` or `>` stands beside them; six parts and more, but for two addresses.
 //! - What is nobody's: `0.0.0.0`, `::`, everything from `240.0.0.0` up, and the range of pseudonyms (`2001:20::/28`).

@@ -172,7 +172,7 @@ pub(super) fn dashed(text: &[u8], floor: usize, place: usize) -> Reading {
 }
 
 /// A host name has letters: dates, ranges and telephone numbers have none.
-fn is_in_host_name(before: &[u8], after: &[u8]) -> bool {
+pub(super) fn is_in_host_name(before: &[u8], after: &[u8]) -> bool {
     // RFC 1035, 2.3.4: no label is longer.
     const FAR: usize = 63;
     let is_host = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
