@@ -152,6 +152,9 @@ fn places(kinds: Kinds) -> u64 {
 #[inline]
 fn fourth(bits: u64) -> u64 {
     let two = bits & after_2_to_5(bits);
+    if two == 0 {
+        return 0;
+    }
     let three = two & after_2_to_5(two);
     three & after_2_to_5(three)
 }

@@ -186,6 +186,7 @@ fn literal(start: usize, end: usize, octets: [u8; 4], form: Form) -> Reading {
 }
 
 /// Whether there are four octets in dots, and perhaps a port behind them.
+#[cold]
 pub(super) fn begins_a_quad_and_port(text: &[u8], start: usize) -> bool {
     let numbers = Numbers::read(text, start, b'.');
     (4..=5).contains(&numbers.count) && numbers.octets(text, start, start).is_some()

@@ -22,39 +22,37 @@ impl Literal {
     #[inline]
     pub(super) fn tail(&self, text: &[u8]) -> Tail {
         let end = self.end;
-        let width = |widest| match decimal(text, end + 1) {
-            Some((width, after))
-                if width <= widest
-                    && after <= end + 4
-                    && !begins_groups(&text[end + 1..])
-                    && !matches!(text[after..], [b'.', next, ..] if next.is_ascii_digit()) =>
-            {
-                Tail::Width(width as u8, after)
-            }
-            _ => Tail::None,
-        };
-        match (text.get(end), self.what) {
-            (None, _) => Tail::None,
+        match text.get(end) {
             // With a dot as tcpdump prints it: after IPv4 there is a number only if it is that.
-            (Some(b':' | b'.'), _) => port(text, end + 1),
-            (Some(b']'), _) if text.get(end + 1) == Some(&b':') => port(text, end + 2),
-            (Some(b'/'), What::Address(Canonical::V4(_))) => width(32).or_else(|| port_behind_slash(text, end + 1)),
-            (Some(b'/'), What::Address(Canonical::V6(_))) => width(128).or_else(|| port_behind_slash(text, end + 1)),
-            (Some(b'%'), _) => match &text[end..] {
+            Some(b':' | b'.') => port(text, end + 1),
+            Some(b']') if text.get(end + 1) == Some(&b':') => port(text, end + 2),
+            Some(b' ') if text.get(end + 1) != Some(&b'p') => Tail::None,
+            Some(b' ' | b',' | b'"' | b'\'' | b'/' | b'%' | b'#' | b'(' | b'[') => self.rare_tail(text),
+            _ => Tail::None,
+        }
+    }
+
+    #[inline(never)]
+    fn rare_tail(&self, text: &[u8]) -> Tail {
+        let end = self.end;
+        match (text[end], self.what) {
+            (b'/', What::Address(address)) => {
+                let widest = if matches!(address, Canonical::V4(_)) { 32 } else { 128 };
+                width(text, end + 1, widest).or_else(|| port_behind_slash(text, end + 1))
+            }
+            (b'%', _) => match &text[end..] {
                 [b'%', b'5', b'D' | b'd', rest @ ..] => encoded_port(text, text.len() - rest.len()),
                 _ => encoded_port(text, end),
             },
-            (Some(b'#'), _) => port(text, end + 1),
-            (Some(b'('), _) => port_before(b")", text, end + 1),
-            (Some(b'['), _) => port_before(b"]", text, end + 1),
-            (Some(b' '), _) if text.get(end + 1) == Some(&b'p') => self.named_port(text),
-            (Some(b',' | b'"' | b'\''), _) if matches!(text.get(end + 1), Some(b' ' | b',')) => self.named_port(text),
+            (b'#', _) => port(text, end + 1),
+            (b'(', _) => port_before(b")", text, end + 1),
+            (b'[', _) => port_before(b"]", text, end + 1),
+            (b' ' | b',' | b'"' | b'\'', _) => self.named_port(text),
             _ => Tail::None,
         }
     }
 
     /// ` port 51234`, and a pair as Python writes it.
-    #[cold]
     fn named_port(&self, text: &[u8]) -> Tail {
         let behind = &text[self.end..];
         if let Some(name) = NAMES.iter().find(|name| behind.starts_with(name)) {
@@ -71,6 +69,21 @@ impl Literal {
 /// What stands between an address and its port in the logs of sshd, of programs in Rust, and in JSON.
 const NAMES: [&[u8]; 8] =
     [b" port ", b" port=", b" port: ", b", port ", b", port=", b", port: ", b"\",\"port\":", b"\", \"port\": "];
+
+/// The length of a prefix.
+fn width(text: &[u8], start: usize, widest: u32) -> Tail {
+    match decimal(text, start) {
+        Some((width, after))
+            if width <= widest
+                && after <= start + 3
+                && !begins_groups(&text[start..])
+                && !matches!(text[after..], [b'.', next, ..] if next.is_ascii_digit()) =>
+        {
+            Tail::Width(width as u8, after)
+        }
+        _ => Tail::None,
+    }
+}
 
 impl Tail {
     #[inline]
