@@ -193,27 +193,38 @@ impl Groups {
     /// Finds the address in `text`, of which the run is the beginning.
     #[inline]
     fn read(&self, text: &[u8]) -> Option<Literal> {
+        let mut runs = [const { None }; 3];
+        for (run, &skip) in runs.iter_mut().zip(self.skips).filter(|(_, skip)| **skip < self.length) {
+            // "::" is nobody's.
+            *run = self.inside(text, skip).filter(|run| run.len() > 2);
+        }
+        if runs.iter().all(Option::is_none) {
+            return None;
+        }
+        let runs = || runs.iter().flatten().cloned();
         // Unless a quad is the end of it, dots are not part of it.
         let quad = quad_after(text, self.length);
         let end = |run: &Range<usize>| if run.end == self.length { quad } else { run.end };
-        let runs = || {
-            let skips = self.skips.iter().filter(|&&skip| skip < self.length);
-            skips.filter_map(|&skip| self.inside(text, skip))
-        };
-        if let Some(literal) = runs()
-            .find_map(|run| self.address(text, run.start..end(&run)))
-            .or_else(|| runs().find_map(|run| self.address_among_others(text, run.start..end(&run))))
+        runs().find_map(|run| self.address(text, run.start..end(&run))).or_else(|| self.joined(text, runs, end))
+    }
+
+    #[cold]
+    fn joined<R: Iterator<Item = Range<usize>>>(
+        &self,
+        text: &[u8],
+        runs: impl Fn() -> R,
+        end: impl Fn(&Range<usize>) -> usize,
+    ) -> Option<Literal> {
+        runs()
+            .find_map(|run| self.address_among_others(text, run.start..end(&run)))
             .or_else(|| runs().find_map(|run| self.address_before_a_quad(text, run)))
             // What was taken for the beginning of a word is a group.
             .or_else(|| runs().find_map(|run| self.address(text, run.start..self.length)))
-        {
-            return Some(literal);
-        }
-        let run = self.inside(text, 0)?;
-        is_suspicious(&text[run.clone()]).then(|| {
-            let end = end(&run);
-            self.literal(text, run.start..end, What::Unclear)
-        })
+            .or_else(|| {
+                let run = self.inside(text, 0)?;
+                let place = run.start..end(&run);
+                is_suspicious(&text[run]).then(|| self.literal(text, place, What::Unclear))
+            })
     }
 
     /// The run without what belongs to the words around it; nothing if it is a path of a program.
