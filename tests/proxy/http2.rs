@@ -1043,3 +1043,72 @@ fn an_answer_that_has_no_body_has_none() {
         });
     }
 }
+
+/// A server that has answered and takes no more leaves a body half read, which is no request.
+#[test]
+fn what_is_left_of_a_body_is_no_request() {
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let address = run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                let heard = heard.clone();
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    // Neither read nor reset.
+                    let mut unread = Vec::new();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        heard.send(request.uri().path().to_owned()).unwrap();
+                        respond.send_response(Response::new(()), false).unwrap().send_data("no".into(), true).unwrap();
+                        unread.push((request, respond));
+                    }
+                });
+            }
+        });
+        address
+    });
+    let edge = start(&(before_h2(address) + "[deadlines]\nkeep_alive = \"4s\"\n"));
+    let smuggled = get("/smuggled", "");
+    let head = |length: usize| format!("POST / HTTP/1.1\r\nhost: example.com\r\ncontent-length: {length}\r\n\r\n");
+    // All at once, and more than anybody makes room for.
+    let much = smuggled.repeat(60_000);
+    let mut at_once = connect(edge.port);
+    at_once.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    at_once.send(head(much.len()));
+    at_once.send(&much);
+    assert_eq!(at_once.answer().status(), 200);
+    // And after a pause that is longer than an idle connection keeps its buffers.
+    let mut later = connect(edge.port);
+    later.send(head(1000) + "0123456789");
+    assert_eq!(later.answer().status(), 200);
+    std::thread::sleep(Duration::from_secs(3));
+    later.send(&smuggled);
+    for client in [&mut at_once, &mut later] {
+        assert!(client.rest().is_empty());
+    }
+    drop(edge);
+    for _ in 0..2 {
+        assert_eq!(run(hears.recv()).unwrap(), "/");
+    }
+    assert!(hears.try_recv().is_err());
+}
+
+#[test]
+fn what_broke_once_is_not_what_breaks_next() {
+    let h1 = yes();
+    let h2 = serve_h2(async |_| Err("no"));
+    let config = before(h1.address)
+        + &format!(
+            "[upstream.other]\nservers = [\"h2c://{h2}\"]\n[[route]]\npath = \"/other\"\nupstream = \"other\"\n\
+             [[route]]\npath = \"/\"\nupstream = \"app\"\n[limits]\nbody_bytes = 4\n"
+        );
+    let edge = start(&config);
+    let mut client = connect(edge.port);
+    client.send("POST / HTTP/1.1\r\nhost: example.com\r\ncontent-length: 5\r\n\r\nhello");
+    assert_eq!(client.answer().status(), 413);
+    client.send(get("/other", ""));
+    if let Ok(Some(answer)) = client.try_answer("GET") {
+        assert_eq!(answer.status(), 502);
+    }
+}

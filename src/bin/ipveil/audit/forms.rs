@@ -425,6 +425,10 @@ fn digests(input: &[u8]) -> [(Algorithm, Vec<u8>); 8] {
 }
 
 impl Form {
+    pub(crate) fn dashed() -> Self {
+        Self { subject: Subject::Octets(Order::Network), encoding: Encoding::Dashed }
+    }
+
     pub(crate) const fn text(spelling: Spelling, encoding: Encoding) -> Self {
         Self { subject: Subject::Text(spelling), encoding }
     }

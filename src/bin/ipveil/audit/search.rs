@@ -400,6 +400,8 @@ impl Spelled {
             None if is_below_arpa(&literal, &text[place.end..]) => other(Encoding::Arpa),
             None if literal.contains('%') => other(Encoding::Percent),
             None if literal.contains(':') => other(Encoding::Plain),
+            // As it stands in a host name.
+            None if literal.replace('-', ":").parse() == Ok(self.canaries[canary]) => Form::dashed(),
             // Zeros before its parts, or another order of them.
             None => match self.canaries[canary] {
                 IpAddr::V4(v4) if same_parts(&literal, v4) => other(Encoding::Plain),

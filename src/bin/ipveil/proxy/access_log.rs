@@ -274,10 +274,13 @@ fn json(lines: &mut Vec<u8>, time: &str, line: &Line, status: u16, sent: u64, to
     lines.extend_from_slice(b"\",\"method\":\"");
     lines.extend_from_slice(line.method.as_str().as_bytes());
     for (name, value) in [
-        // What the target says counts, and in HTTP/2 nothing else says it.
+        // What the target says counts, and in HTTP/2 nothing else says it. Without a password.
         (
             "host",
-            line.uri.authority().map(|host| host.as_str().as_bytes()).or(line.host.as_ref().map(HeaderValue::as_bytes)),
+            line.uri
+                .authority()
+                .map(|host| without_user(host.as_str()))
+                .or(line.host.as_ref().map(HeaderValue::as_bytes)),
         ),
         ("target", Some(target(line).as_bytes())),
         ("referer", line.referer.as_ref().map(HeaderValue::as_bytes)),
@@ -297,6 +300,10 @@ fn json(lines: &mut Vec<u8>, time: &str, line: &Line, status: u16, sent: u64, to
     lines.extend_from_slice(b",\"milliseconds\":");
     push_number(lines, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     lines.extend_from_slice(b"}\n");
+}
+
+fn without_user(authority: &str) -> &[u8] {
+    authority.rsplit('@').next().unwrap_or(authority).as_bytes()
 }
 
 fn target(line: &Line) -> &str {

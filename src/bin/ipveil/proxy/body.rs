@@ -68,9 +68,7 @@ impl Theirs {
 impl RequestBody {
     pub(crate) fn new(body: Incoming, version: Version, site: Arc<Site>, watch: Arc<Watch>) -> Self {
         let is_none = body.is_end_stream();
-        if !is_none {
-            watch.take_body_error();
-        }
+        watch.begin_body(!is_none);
         let body = (!is_none).then(|| Box::new(Coming { body: Theirs::new(body, version), taken: 0 }));
         Self { body, site, watch, is_waiting: false, has_too_many_headers: false }
     }
@@ -111,6 +109,9 @@ impl RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.go_on();
+        if self.body.take().is_some() {
+            self.watch.end_body();
+        }
     }
 }
 
@@ -143,6 +144,7 @@ impl Body for RequestBody {
         }
         let Some(frame) = frame else {
             this.body = None;
+            this.watch.end_body();
             return Poll::Ready(None);
         };
         let mut frame = match frame {

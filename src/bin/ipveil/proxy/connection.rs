@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipveil::{
@@ -77,7 +77,8 @@ impl Connection {
     pub(crate) fn end(&self) {
         if self.state.requests.fetch_sub(1, Relaxed) == 1 {
             let idle = millis(&self.state.idle);
-            self.watch.within(Due::Phase, if self.is_h2 { idle } else { idle.min(UNPARKED) });
+            let may_park = self.exchange.as_ref().is_some_and(|exchange| !exchange.has_body());
+            self.watch.within(Due::Phase, if may_park { idle.min(UNPARKED) } else { idle });
         }
     }
 
@@ -264,7 +265,11 @@ where
         if !matches!(ended, Ended::LateHead | Ended::Idle) {
             return ended;
         }
-        let Some((mut parked, begun)) = http.into_parts().map(|parts| {
+        // Answered before all of it was read: what comes next is the rest of it, and no request.
+        if connection.exchange.as_ref().is_some_and(|exchange| exchange.has_body()) {
+            return ended;
+        }
+        let Some((mut parked, mut begun)) = http.into_parts().map(|parts| {
             // The buffer goes, too: most of what a connection takes.
             (parts.io.into_inner(), parts.read_buf)
         }) else {
@@ -277,6 +282,8 @@ where
         }
         is_waked = false;
         site = site::current();
+        // RFC 9112, 2.2: an empty line begins nothing.
+        begun.advance(begun.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count());
         // The next request began together with the last one.
         if !begun.is_empty() {
             parked.first = begun;

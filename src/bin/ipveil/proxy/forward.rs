@@ -91,18 +91,14 @@ async fn forward(
     if tunnel.is_none() && *request.method() == Method::CONNECT {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
-    if !hop_by_hop(request.headers_mut(), |name| site.writes(name)) {
-        return Err(StatusCode::NOT_IMPLEMENTED);
-    }
+    hop_by_hop(request.headers_mut(), |name| site.writes(name))?;
     ours(request.headers_mut(), version, connection.is_secure, site.believes(connection.peer));
     announce(request, upstream);
     if let Some(tunnel) = tunnel {
         return Box::pin(through(site, connection, upstream, pending, tunnel)).await;
     }
     let mut response = exchange(site, upstream, pending).await?;
-    if !hop_by_hop(response.headers_mut(), |_| false) {
-        return Err(StatusCode::BAD_GATEWAY);
-    }
+    hop_by_hop(response.headers_mut(), |_| false).map_err(|_| StatusCode::BAD_GATEWAY)?;
     if !one_length(response.headers_mut()) {
         return Err(StatusCode::BAD_GATEWAY);
     }
@@ -161,12 +157,12 @@ fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
         (Some(_), None) if request.version() == Version::HTTP_11 => return Err(StatusCode::BAD_REQUEST),
         // RFC 9112, 3.2.2: what the target says counts.
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| StatusCode::BAD_REQUEST)?,
-        (None, Some(host)) => return if is_host(host.as_bytes()) { Ok(()) } else { Err(StatusCode::BAD_REQUEST) },
+        (None, Some(host)) if is_host(host.as_bytes()) => return Ok(()),
+        (None, Some(_)) => return Err(StatusCode::BAD_REQUEST),
         (None, None) if request.version() <= Version::HTTP_10 => HeaderValue::from_static("localhost"),
         (None, None) => return Err(StatusCode::BAD_REQUEST),
     };
-    // Whoever has a password in there means something else.
-    if host.as_bytes().contains(&b'@') {
+    if !is_host(host.as_bytes()) {
         return Err(StatusCode::BAD_REQUEST);
     }
     request.headers_mut().insert(HOST, host);
@@ -206,16 +202,15 @@ fn without_port(host: &[u8]) -> &[u8] {
 
 /// Removes what is between two ends of one connection only: RFC 9110, 7.6.1.
 ///
-/// What is `kept` can't be removed by naming it: a client could make its pseudonym disappear. False, if the body is coded in a
-/// way that nobody here takes back: then it would go on without a word about that.
-#[must_use]
-pub(super) fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) -> bool {
+/// What is `kept` can't be removed by naming it: a client could make its pseudonym disappear. An error, if the body is coded in
+/// a way that nobody here takes back: then it would go on without a word about that.
+pub(super) fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) -> Result<(), StatusCode> {
     // One look at what is there, which is little, is cheaper than asking for each that could be.
     let found = headers.keys().fold(0, |found, name| found | hop_by_hop_bit(name));
     if found == 0 {
-        return true;
+        return Ok(());
     }
-    let mut is_known = true;
+    let mut coding = Ok(());
     for (place, name) in HOP_BY_HOP.iter().enumerate().filter(|(place, _)| found >> place & 1 == 1) {
         match place {
             CONNECTION_PLACE => remove_named(headers, &kept),
@@ -224,7 +219,7 @@ pub(super) fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> 
             TRANSFER_ENCODING_PLACE => {
                 headers.remove(CONTENT_LENGTH);
                 let codings = headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-                is_known = codings.map(<[u8]>::trim_ascii).all(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+                coding = body_coding(codings);
             }
             _ => {}
         }
@@ -232,7 +227,20 @@ pub(super) fn hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> 
             headers.remove(name);
         }
     }
-    is_known
+    coding
+}
+
+/// Of `Transfer-Encoding`, whose name goes no further: what it says must have been taken back.
+fn body_coding<'a>(codings: impl Iterator<Item = &'a [u8]>) -> Result<(), StatusCode> {
+    let mut chunked = 0;
+    for coding in codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty()) {
+        if coding.eq_ignore_ascii_case(b"chunked") {
+            chunked += 1;
+        } else if !coding.eq_ignore_ascii_case(b"identity") {
+            return Err(StatusCode::NOT_IMPLEMENTED);
+        }
+    }
+    if chunked > 1 { Err(StatusCode::BAD_REQUEST) } else { Ok(()) }
 }
 
 /// Removes from behind a body what has a meaning only before it: RFC 9110, 6.5.1.

@@ -182,7 +182,9 @@ impl Bans {
             return false;
         }
         // Shortly before the key goes, its successor is known, and the bans are taken over to it.
-        if let Some(next) = client.next_limit_key(BAN) {
+        if let Some(next) = client.next_limit_key(BAN)
+            && !self.are_taken_over(key, next)
+        {
             self.change(|banned| {
                 for ban in banned.get(&key).cloned().unwrap_or_default() {
                     put(banned.entry(next).or_default(), ban);
@@ -234,6 +236,12 @@ impl Bans {
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
         self.change(|banned| banned.values_mut().for_each(|bans| bans.retain(|ban| ban.until > now)));
+    }
+
+    fn are_taken_over(&self, key: LimitKey, next: LimitKey) -> bool {
+        let banned = self.banned();
+        let next = banned.get(&next).map_or(&[][..], Vec::as_slice);
+        banned.get(&key).is_none_or(|bans| bans.iter().all(|ban| next.iter().any(|other| other.name == ban.name)))
     }
 
     fn banned(&self) -> RwLockReadGuard<'_, HashMap<LimitKey, Vec<Ban>>> {

@@ -166,9 +166,7 @@ pub(crate) fn open(
             return Err(StatusCode::BAD_GATEWAY);
         }
         let (mut parts, body) = response.into_parts();
-        if !forward::hop_by_hop(&mut parts.headers, |_| false) {
-            return Err(StatusCode::BAD_GATEWAY);
-        }
+        forward::hop_by_hop(&mut parts.headers, |_| false).map_err(|_| StatusCode::BAD_GATEWAY)?;
         let body = Theirs::new(body, parts.version);
         parts.version = Version::HTTP_11;
         return Ok(Response::from_parts(parts, ResponseBody::Apart(body, deadline)));

@@ -298,7 +298,7 @@ impl Endpoint {
             Ok(Ok(response)) => Ok(Answer::H2(response, link.places)),
             Ok(Err(mut error)) => {
                 // The library says that a stream was reset, and not that we did it for want of a body.
-                if let Some(error) = deadline.watch.take_body_error() {
+                if let Some(error) = deadline.watch.body_error() {
                     return Err(Failed::Request(error));
                 }
                 lock(self.h2_here()).retain(|other| !Arc::ptr_eq(&other.places, &link.places));

@@ -7,7 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Waker},
     time::{Duration, Instant},
@@ -25,8 +25,13 @@ pub(crate) struct Watch {
     drain: AtomicBool,
     close: AtomicBool,
     waker: Mutex<Option<Waker>>,
-    body_error: Mutex<Option<BodyError>>,
+    body: AtomicU8,
 }
+
+/// Of the client's body, besides what went wrong with it.
+const NO_BODY: u8 = 0;
+const BODY: u8 = 1;
+const ERRORS: [BodyError; 3] = [BodyError::Broken, BodyError::Late, BodyError::TooLong];
 
 /// What a deadline is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +57,7 @@ impl Watch {
             drain: AtomicBool::new(false),
             close: AtomicBool::new(false),
             waker: Mutex::new(None),
-            body_error: Mutex::new(None),
+            body: AtomicU8::new(NO_BODY),
         });
         WATCHED.with_borrow_mut(|watched| watched.push(Arc::clone(&watch)));
         watch
@@ -110,13 +115,30 @@ impl Watch {
         self.close.load(Relaxed)
     }
 
-    /// Why there is no more of the client's body, for whoever is only told that something broke.
-    pub(crate) fn set_body_error(&self, error: BodyError) {
-        *self.body_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    /// A request has begun, and with it the client's body, if it has one.
+    pub(crate) fn begin_body(&self, is_there: bool) {
+        self.body.store(if is_there { BODY } else { NO_BODY }, Relaxed);
     }
 
-    pub(crate) fn take_body_error(&self) -> Option<BodyError> {
-        self.body_error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Nobody reads from it any more.
+    pub(crate) fn end_body(&self) {
+        let _ = self.body.compare_exchange(BODY, NO_BODY, Relaxed, Relaxed);
+    }
+
+    /// Whether there may be more of it.
+    pub(crate) fn has_body(&self) -> bool {
+        self.body.load(Relaxed) == BODY
+    }
+
+    /// Why there is no more of it, for whoever is only told that something broke.
+    pub(crate) fn set_body_error(&self, error: BodyError) {
+        let place = ERRORS.iter().position(|other| *other == error);
+        self.body.store(place.map_or(NO_BODY, |place| BODY + 1 + place as u8), Relaxed);
+    }
+
+    pub(crate) fn body_error(&self) -> Option<BodyError> {
+        let place = self.body.load(Relaxed).checked_sub(BODY + 1)?;
+        ERRORS.get(usize::from(place)).copied()
     }
 
     fn wake(&self) {

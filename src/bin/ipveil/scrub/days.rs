@@ -8,6 +8,8 @@ pub(crate) struct Day {
     year: u16,
     month: u8,
     day: u8,
+    // By seconds since 1970, which any number may seem to be.
+    is_counted: bool,
 }
 
 const MONTHS: [&[u8; 3]; 12] =
@@ -15,16 +17,32 @@ const MONTHS: [&[u8; 3]; 12] =
 
 impl Day {
     /// The first date in a line, as in the common and combined formats, RFC 3339 (also inside JSON), the error logs of nginx and
-    /// Apache, syslog, and others; or else the first number that could be the seconds since 1970.
-    pub(crate) fn of(line: &[u8]) -> Option<Self> {
-        Self::at_start(line)
-            .or_else(|| (0..line.len()).find_map(|at| Self::at(line, at)))
-            .or_else(|| line.split(|byte| !byte.is_ascii_alphanumeric()).find_map(Self::of_epoch))
+    /// Apache, syslog, and others; where no line `before` had one, the first number that could be the seconds since 1970.
+    pub(crate) fn of(line: &[u8], before: Option<Self>) -> Option<Self> {
+        Self::by_name(line).or_else(|| {
+            let is_counted = before.is_none_or(|before| before.is_counted);
+            let mut words = line.split(|byte| !byte.is_ascii_alphanumeric()).filter(|_| is_counted);
+            words.find_map(Self::of_epoch).or(before)
+        })
     }
 
-    /// The date of the last line that has one.
-    pub(crate) fn last_in(text: &[u8]) -> Option<Self> {
-        text.rsplit(|&byte| byte == b'\n').find_map(Self::of)
+    /// The date of the last line, or of the last one before it that has any.
+    pub(crate) fn last_in(text: &[u8], before: Option<Self>) -> Option<Self> {
+        let mut lines = text.rsplit(|&byte| byte == b'\n');
+        lines
+            .clone()
+            .find_map(Self::by_name)
+            .or_else(|| {
+                lines.find_map(|line| {
+                    let day = Self::of(line, before);
+                    day.filter(|_| day != before)
+                })
+            })
+            .or(before)
+    }
+
+    fn by_name(line: &[u8]) -> Option<Self> {
+        Self::at_start(line).or_else(|| (0..line.len()).find_map(|at| Self::at(line, at)))
     }
 
     fn at(line: &[u8], at: usize) -> Option<Self> {
@@ -34,7 +52,7 @@ impl Day {
                 Self::new(number(&[y, e, r, s])?, month(&[m, o, n])?, number(&[a, b])?)
             }
             [y, e, r, s, dash @ (b'-' | b'/'), m, n, other, d, f, after, ..]
-                if is_free && dash == other && !after.is_ascii_digit() =>
+                if is_free && dash == other && matches!(after, b'T' | b't' | b' ' | b'\t' | b',' | b'_') =>
             {
                 Self::new(number(&[y, e, r, s])?, number(&[m, n])? as u8, number(&[d, f])?)
             }
@@ -77,7 +95,8 @@ impl Day {
         let month = (5 * of_year + 2) / 153;
         let day = of_year - (153 * month + 2) / 5 + 1;
         let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
-        Self::new((days / 146_097 * 400 + year) as u16, month as u8, day as u16)
+        let day = Self::new((days / 146_097 * 400 + year) as u16, month as u8, day as u16)?;
+        Some(Self { is_counted: true, ..day })
     }
 
     /// RFC 3164, 4.1.2, also after a priority in angle brackets; and glog's `I1125 `.
@@ -97,7 +116,7 @@ impl Day {
 
     fn new(year: u16, month: u8, day: u16) -> Option<Self> {
         let fits = (1..=12).contains(&month) && (1..=31).contains(&day);
-        fits.then_some(Self { year, month, day: day as u8 })
+        fits.then_some(Self { year, month, day: day as u8, is_counted: false })
     }
 }
 
@@ -150,17 +169,26 @@ mod tests {
             ("1709164800 x", "2024-02-29"),
             ("1735689599999 x", "2024-12-31"),
         ] {
-            assert_eq!(Day::of(line.as_bytes()).map(|day| day.to_string()).as_deref(), Some(day), "{line}");
+            assert_eq!(Day::of(line.as_bytes(), None).map(|day| day.to_string()).as_deref(), Some(day), "{line}");
         }
         for line in ["", "nothing", "2026-13-25T", "2026-11-32T", "12026-11-25T", "2026-11-25", "99/Xyz/2026:"] {
-            assert_eq!(Day::of(line.as_bytes()), None, "{line}");
+            assert_eq!(Day::of(line.as_bytes(), None), None, "{line}");
         }
     }
 
     #[test]
     fn the_last_day_is_that_of_the_last_line_that_has_one() {
         let text = b"2026-11-24T1\n2026-11-25T1\n  at main.rs\n";
-        assert_eq!(Day::last_in(text), Day::new(2026, 11, 25));
-        assert_eq!(Day::last_in(b"nothing\n"), None);
+        let day = Day::new(2026, 11, 25);
+        assert_eq!(Day::last_in(text, None), day);
+        assert_eq!(Day::last_in(b"nothing\n", day), day);
+        assert_eq!(Day::last_in(b"nothing\n", None), None);
+        // A number is a time only where no line says what day it is.
+        assert_eq!(Day::of(b"  order 1234567890 failed", day), day);
+        assert_eq!(Day::last_in(b"1234567890 x\n1795610096 x\nnothing\n", day), day);
+        let counted = Day::last_in(b"1234567890 x\n1795610096 x\nnothing\n", None);
+        assert_eq!(counted.map(|day| day.to_string()).as_deref(), Some("2026-11-25"));
+        assert_eq!(Day::last_in(b"nothing\n", counted), counted);
+        assert_eq!(Day::last_in(b"2026-11-24T1\n1795610096 x\n", counted), Day::new(2026, 11, 24));
     }
 }

@@ -188,7 +188,7 @@ impl Work<'_> {
         }
         let day = source.day;
         if self.by_day {
-            source.day = Day::last_in(text).or(day);
+            source.day = Day::last_in(text, day);
         }
         source.pieces += 1;
         Ok(Some((source.pieces - 1, day)))
@@ -204,7 +204,7 @@ impl Work<'_> {
         let mut found = Found::default();
         let mut scrubbers = HashMap::new();
         for line in text.split_inclusive(|&byte| byte == b'\n') {
-            day = Day::of(line).or(day);
+            day = Day::of(line, day);
             let scrubber = scrubbers.entry(day).or_insert_with(|| {
                 let name = day.map_or_else(|| "no day".to_owned(), |day| day.to_string());
                 self.scrubber.clone().scoped(name)
