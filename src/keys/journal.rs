@@ -28,7 +28,7 @@
 //! journal.flush();
 //!
 //! let verified = journal::verify(std::io::BufReader::new(std::fs::File::open(&path)?), None)?;
-//! assert!(verified.entries >= 3);
+//! assert!(verified.entries > 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
