@@ -686,7 +686,7 @@ fn a_web_socket_goes_to_a_server_that_is_there() {
 #[test]
 fn a_request_that_begins_behind_another_has_time_to_go_on() {
     let server = yes();
-    let edge = start(&(before(server.address) + "[deadlines]\nrequest_head = \"5s\"\n"));
+    let edge = start(&(before(server.address) + "[deadlines]\nrequest_head = \"10s\"\n"));
     let mut client = connect(edge.port);
     let mut late = connect(edge.port);
     let (whole, half) = (get("/", ""), "GET /b HTTP/1.1\r\nho");
