@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::literal::{
     Form, Literal, Reading, What, decimal, encoded, encoded_before, escaped, hex_length, is_hex_or_colon, is_word,
 };
-use super::numbers::{begins_another, is_in_host_name};
+use super::numbers::{begins_another, is_in_host_name, is_port};
 use crate::{addr::Canonical, resolve::parse_v6};
 
 /// `2001:db8::7` in all its spellings.
@@ -429,10 +429,6 @@ fn without_number(run: &[u8]) -> Option<usize> {
     let number = &run[last + 1..];
     let is_number = is_port(number) || number.len() > GROUP && number.iter().all(u8::is_ascii_hexdigit);
     (is_number && !run[..last].ends_with(b":")).then_some(last)
-}
-
-fn is_port(number: &[u8]) -> bool {
-    decimal(number, 0).is_some_and(|(port, end)| end == number.len() && port <= u32::from(u16::MAX))
 }
 
 /// Where the first group is that addresses begin with; it may be the end of a longer word.

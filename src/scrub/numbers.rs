@@ -119,7 +119,7 @@ fn is_marked(before: &[u8], behind: &[u8], port: &[u8]) -> bool {
     port.len() <= 10 && (is_before || is_behind)
 }
 
-fn is_port(number: &[u8]) -> bool {
+pub(super) fn is_port(number: &[u8]) -> bool {
     decimal(number, 0).is_some_and(|(port, end)| end == number.len() && port <= u32::from(u16::MAX))
 }
 

@@ -222,7 +222,7 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let (polled, deadline) = match &mut *self {
+        let (mut polled, deadline) = match &mut *self {
             Self::Page(page) => return Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
             Self::H1(body, exchange) => {
                 // Only the connection brings more, so only its socket has to wake anybody.
@@ -237,7 +237,6 @@ impl Body for ResponseBody {
             Self::Apart(body, deadline) => (body.poll_frame(context), deadline),
         };
         deadline.look(context, &polled)?;
-        let mut polled = polled;
         if let Poll::Ready(Some(Ok(frame))) = &mut polled
             && let Some(trailers) = frame.trailers_mut()
         {

@@ -127,13 +127,10 @@ fn as_strict_as_h1(request: &Request<RequestBody>) -> Result<(), StatusCode> {
     }
     // RFC 9110, 8.6: one number.
     let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next() {
-        let is_number = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-        if !is_number || lengths.next().is_some() {
-            return Err(StatusCode::BAD_REQUEST);
-        }
+    match lengths.next() {
+        Some(length) if !is_number(length.as_bytes()) || lengths.next().is_some() => Err(StatusCode::BAD_REQUEST),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a target can stand in a request of HTTP/1.1: RFC 9112, 3.2.
@@ -295,11 +292,14 @@ fn keep_trailers(headers: &mut HeaderMap) {
     }
 }
 
+fn is_number(length: &[u8]) -> bool {
+    !length.is_empty() && length.iter().all(u8::is_ascii_digit)
+}
+
 /// Says once what a server says several times: RFC 9110, 8.6. False, if these are not one number: in an answer to HEAD nobody
 /// else looks.
 #[must_use]
 fn one_length(headers: &mut HeaderMap) -> bool {
-    let is_number = |length: &[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
     let Some(first) = headers.get(CONTENT_LENGTH) else { return true };
     if is_number(first.as_bytes()) && !are_several(headers, &CONTENT_LENGTH) {
         return true;
