@@ -301,6 +301,42 @@ fn rotations_that_race_leave_one_key_and_destroy_all_others() {
     });
     let all: Vec<_> = events.iter().filter_map(|event| minted(*event)).collect();
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "no key is minted twice");
+    // Whichever thread told them: a journal would have it so for ever.
+    let mut there = HashSet::new();
+    for event in events {
+        if let Some(key) = minted(event) {
+            assert!(there.insert(key), "{key} was minted twice");
+        }
+        if let Some(key) = destroyed(event) {
+            assert!(there.remove(&key), "{key} was destroyed before it was minted");
+        }
+    }
+}
+
+#[test]
+fn an_observer_may_use_the_ring() {
+    let ring = Arc::new(Mutex::new(None::<KeyRing>));
+    let (events, seen) = (Events::default(), ring.clone());
+    let told = events.clone();
+    let rotated = AtomicBool::new(false);
+    let keys = KeyRing::builder(MemorySource, Epochs::daily())
+        .on_event(move |event| {
+            if destroyed(event).is_some()
+                && !rotated.swap(true, Ordering::Relaxed)
+                && let Some(ring) = seen.lock().unwrap().take()
+            {
+                ring.rotate().unwrap();
+            }
+            told.push(event);
+        })
+        .start()
+        .unwrap();
+    *ring.lock().unwrap() = Some(keys.clone());
+    let first = keys.key_id().unwrap();
+    keys.rotate().unwrap();
+    let last = keys.rotate().unwrap();
+    let events = events.wait(|events| events.iter().rev().find_map(|event| minted(*event)) == Some(last));
+    assert_eq!(events.into_iter().find_map(destroyed), Some(first));
 }
 
 /// Answers when it is told to.

@@ -1,11 +1,11 @@
 //! The key in use now: minted ahead, rotated and destroyed on time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -149,8 +149,8 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Calls `observer` for each event, on the thread that caused it. It must return quickly, since keys are destroyed by
-    /// the same threads, and must not call the ring.
+    /// Calls `observer` for each event, in the order in which they happened: on the thread that caused it, or on another that
+    /// is calling it already. It must return quickly, since keys are destroyed by the same threads.
     pub fn on_event(mut self, observer: impl Fn(KeyEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self
@@ -187,8 +187,11 @@ impl KeyRingBuilder {
                 pending: Some(request),
                 retry: None,
                 missing_since: now.monotonic,
+                retired: Vec::new(),
+                untold: VecDeque::new(),
             }),
             arrived: Condvar::new(),
+            telling: Mutex::new(()),
             messages,
             observer,
             when_unavailable,
@@ -297,6 +300,8 @@ struct Shared {
     lent: Lent<Keys>,
     state: Mutex<State>,
     arrived: Condvar,
+    // Held by whoever tells events.
+    telling: Mutex<()>,
     messages: mpsc::Sender<Message>,
     observer: Option<Observer>,
     when_unavailable: WhenUnavailable,
@@ -321,6 +326,10 @@ struct State {
     retry: Option<(Instant, Duration)>,
     // Since when, by the monotonic clock, there is no key.
     missing_since: Instant,
+    // What is to be destroyed as soon as nobody is lent it.
+    retired: Vec<(Arc<LiveKey>, Reason)>,
+    // What happened and has not been told yet, in that order.
+    untold: VecDeque<KeyEvent>,
 }
 
 /// What the source is told, in the order in which it happened.
@@ -380,68 +389,65 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what is due, and says how long nothing else will be.
-    fn turn(&self) -> Duration {
-        let mut news = News::default();
-        let sleep = {
+    /// Changes the state, brings it to what the clock says, and tells what came of that when no lock is held.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let result = {
             let mut state = self.lock();
-            self.settle(&mut state, &mut news);
-            self.next_turn(&state)
+            let result = change(&mut state);
+            self.settle(&mut state);
+            result
         };
         self.arrived.notify_all();
-        self.tell(news);
-        sleep
+        self.tell();
+        result
+    }
+
+    /// Does what is due, and says how long nothing else will be.
+    fn turn(&self) -> Duration {
+        self.change(|_| ());
+        self.next_turn(&self.lock())
     }
 
     /// Takes the source's answer.
     fn arrive(&self, request: Request, answer: Result<EpochKey, KeyError>) {
-        let mut news = News::default();
-        {
-            let mut state = self.lock();
+        self.change(|state| {
             let now = self.clock.now();
-            self.give_up_on_other_times(&mut state, now);
+            self.give_up_on_other_times(state, now);
             // An answer to an older question is a key that was never used; it is dropped here.
-            if state.pending == Some(request) {
-                match answer {
-                    Ok(key) => {
-                        state.close_pending();
-                        let key = self.live(&mut state, key, request.epoch, now);
-                        news.minted(&key, self.source);
-                        // Held ready if its time has not come and another key's has.
-                        if !key.has_begun(now) && state.current.is_some() {
-                            news.retire(state.next.replace(key), Reason::Superseded);
-                        } else {
-                            news.retire(state.current.replace(key), Reason::Superseded);
-                        }
-                        self.lend_out(&state, &mut news);
-                    }
-                    Err(error) => {
-                        // Not given, so it may be asked for again.
-                        state.pending = None;
-                        let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
-                        state.retry = Some((now.monotonic + wait, wait));
-                        news.events.push(KeyEvent::SourceFailed { epoch: request.epoch, error });
-                    }
+            if state.pending != Some(request) {
+                return;
+            }
+            match answer {
+                Ok(key) => {
+                    state.close_pending();
+                    let key = self.live(state, key, request.epoch, now);
+                    // Held ready if its time has not come and another key's has.
+                    let is_early = !key.has_begun(now) && state.current.is_some();
+                    let slot = if is_early { &mut state.next } else { &mut state.current };
+                    let old = slot.replace(key);
+                    state.retire(old, Reason::Superseded);
+                    self.lend_out(state);
+                }
+                Err(error) => {
+                    // Not given, so it may be asked for again.
+                    state.pending = None;
+                    let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
+                    state.retry = Some((now.monotonic + wait, wait));
+                    state.untold.push_back(KeyEvent::SourceFailed { epoch: request.epoch, error });
                 }
             }
-            self.settle(&mut state, &mut news);
-        }
-        self.arrived.notify_all();
-        self.tell(news);
+        });
         self.keeper.wake();
     }
 
     fn rotate(&self) -> Result<KeyId, KeyError> {
-        let mut news = News::default();
-        let mut state = self.lock();
-        let before = state.minted;
-        self.destroy_all(&mut state, &mut news, Reason::Rotated);
-        // No receiver: the ring is being dropped.
-        let _ = self.messages.send(Message::Rotated(self.epochs.at(self.clock.now().wall)));
-        self.settle(&mut state, &mut news);
-        drop(state);
-        self.tell(news);
-
+        let before = self.change(|state| {
+            let before = state.minted;
+            self.destroy_all(state, Reason::Rotated);
+            // No receiver: the ring is being dropped.
+            let _ = self.messages.send(Message::Rotated(self.epochs.at(self.clock.now().wall)));
+            before
+        });
         let waiting = |state: &mut State| {
             // After a failure `settle` would have put a local key there if it may.
             state.current.as_ref().is_none_or(|key| key.serial <= before) && state.retry.is_none()
@@ -454,17 +460,26 @@ impl Shared {
         key.map(|key| key.id).ok_or(KeyError::Unavailable)
     }
 
-    fn destroy_all(&self, state: &mut State, news: &mut News, reason: Reason) {
-        news.retire(state.current.take(), reason);
-        news.retire(state.next.take(), reason);
+    fn destroy_all(&self, state: &mut State, reason: Reason) {
+        state.retire_all(reason);
         state.missing_since = self.clock.now().monotonic;
         state.close_pending();
-        self.lend_out(state, news);
+        self.lend_out(state);
     }
 
     fn live(&self, state: &mut State, key: EpochKey, epoch: Epoch, now: Now) -> Arc<LiveKey> {
         state.minted += 1;
-        Arc::new(LiveKey::new(key, epoch, state.minted, self.epochs, now))
+        let key = LiveKey::new(key, epoch, state.minted, self.epochs, now);
+        state.untold.push_back(KeyEvent::Minted {
+            key: key.id,
+            epoch,
+            until: key.end,
+            protection: key.key.secret.protection(),
+            local: key.is_local(),
+            origin: key.key.origin,
+            source: self.source,
+        });
+        Arc::new(key)
     }
 
     /// Forgets what was asked for when the clock said something else: a key of a far-away epoch would be used for as
@@ -477,17 +492,14 @@ impl Shared {
     }
 
     /// Brings the state to what the clock says it should be: nothing expired is kept, what is missing is asked for.
-    fn settle(&self, state: &mut State, news: &mut News) {
+    fn settle(&self, state: &mut State) {
         let now = self.clock.now();
         let present = self.epochs.at(now.wall);
 
-        let mut changed = false;
-        for slot in [&mut state.current, &mut state.next] {
-            if slot.as_ref().is_some_and(|key| key.is_over(now)) {
-                news.retire(slot.take(), Reason::EpochEnded);
-                changed = true;
-            }
-        }
+        let is_over = |key: &mut Arc<LiveKey>| key.is_over(now);
+        let over = [state.current.take_if(is_over), state.next.take_if(is_over)];
+        let mut changed = over.iter().any(Option::is_some);
+        over.into_iter().for_each(|key| state.retire(key, Reason::EpochEnded));
         // Even if its time has not come: then the clock was set back, by so little that the key before is over already.
         if state.current.is_none() && state.next.is_some() {
             state.current = state.next.take();
@@ -497,7 +509,7 @@ impl Shared {
             if state.current.is_none() {
                 state.missing_since = now.monotonic;
             }
-            self.lend_out(state, news);
+            self.lend_out(state);
         }
 
         self.give_up_on_other_times(state, now);
@@ -521,7 +533,7 @@ impl Shared {
             && self.when_unavailable == WhenUnavailable::Degrade
             && (state.retry.is_some() || now.monotonic.saturating_duration_since(state.missing_since) >= PATIENCE)
         {
-            self.degrade(state, present, now, news);
+            self.degrade(state, present, now);
         }
     }
 
@@ -534,22 +546,20 @@ impl Shared {
         let _ = self.messages.send(Message::Asked(request));
     }
 
-    fn degrade(&self, state: &mut State, epoch: Epoch, now: Now, news: &mut News) {
+    fn degrade(&self, state: &mut State, epoch: Epoch, now: Now) {
         // Without randomness or memory everything stays withheld; the next turn tries again.
         if let Ok(key) = EpochKey::random() {
-            let key = self.live(state, key.from_origin(Origin::Local), epoch, now);
-            news.minted(&key, self.source);
-            state.current = Some(key);
-            self.lend_out(state, news);
+            state.current = Some(self.live(state, key.from_origin(Origin::Local), epoch, now));
+            self.lend_out(state);
         }
     }
 
     /// Lends what the state holds, and destroys what it no longer does.
-    fn lend_out(&self, state: &State, news: &mut News) {
+    fn lend_out(&self, state: &mut State) {
         let keys = (state.current.is_some() || state.next.is_some())
             .then(|| Keys { current: state.current.clone(), next: state.next.clone() });
         self.lent.replace(keys);
-        for (key, reason) in news.retired.drain(..) {
+        for (key, reason) in state.retired.drain(..) {
             let event = KeyEvent::Destroyed { key: key.id, epoch: key.epoch, reason };
             // A ring that ends tells its source nothing: the next process may go on with what that keeps.
             if !key.is_local() && reason != Reason::RingDropped {
@@ -558,7 +568,7 @@ impl Shared {
             let last = Arc::into_inner(key);
             debug_assert!(last.is_some(), "a key outlived its readers");
             drop(last);
-            news.events.push(event);
+            state.untold.push_back(event);
         }
     }
 
@@ -582,29 +592,45 @@ impl Shared {
         sleep
     }
 
-    fn tell(&self, news: News) {
-        for event in news.events {
-            // An observer that panics, or a subscriber, must not take the ring's threads with it.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                #[cfg(feature = "tracing")]
-                super::event::trace(event);
-                if let Some(observer) = &self.observer {
-                    observer(event);
-                }
-            }));
+    /// Tells what has not been told, in the order in which it happened. No lock is held that anything but telling needs: an
+    /// observer may take its time, and may use the ring.
+    fn tell(&self) {
+        // Whoever is telling now, perhaps this thread from an observer, tells what has come in the meantime as well.
+        while self.has_untold() {
+            let _telling = match self.telling.try_lock() {
+                Err(TryLockError::WouldBlock) => return,
+                telling => telling,
+            };
+            while let Some(event) = self.next_untold() {
+                // An observer that panics, or a subscriber, must not take the ring's threads with it.
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    #[cfg(feature = "tracing")]
+                    super::event::trace(event);
+                    if let Some(observer) = &self.observer {
+                        observer(event);
+                    }
+                }));
+            }
         }
+    }
+
+    fn has_untold(&self) -> bool {
+        !self.lock().untold.is_empty()
+    }
+
+    fn next_untold(&self) -> Option<KeyEvent> {
+        self.lock().untold.pop_front()
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let mut news = News::default();
-        let mut state = self.lock();
-        news.retire(state.current.take(), Reason::RingDropped);
-        news.retire(state.next.take(), Reason::RingDropped);
-        self.lend_out(&state, &mut news);
-        drop(state);
-        self.tell(news);
+        {
+            let mut state = self.lock();
+            state.retire_all(Reason::RingDropped);
+            self.lend_out(&mut state);
+        }
+        self.tell();
         self.keeper.wake();
     }
 }
@@ -654,64 +680,56 @@ impl RingHandle {
     /// has not, somebody may have rotated meanwhile, and `key` is dropped: the ring asks for what it needs.
     pub fn replace(&self, epoch: Epoch, old: KeyId, key: EpochKey) {
         let Some(ring) = self.shared.upgrade() else { return };
-        let mut news = News::default();
-        {
-            let mut state = ring.lock();
+        ring.change(|state| {
             let now = ring.clock.now();
             let fits = |slot: &Option<Arc<LiveKey>>| {
                 slot.as_ref().is_some_and(|held| held.epoch == epoch && held.id == old && !held.is_over(now))
             };
             let is_current = fits(&state.current);
-            if is_current || fits(&state.next) {
-                // Whatever the ring is waiting for, it is this.
-                if state.pending.is_some_and(|request| request.epoch == epoch) {
-                    state.close_pending();
-                }
-                let key = ring.live(&mut state, key, epoch, now);
-                news.minted(&key, ring.source);
-                let slot = if is_current { &mut state.current } else { &mut state.next };
-                news.retire(slot.replace(key), Reason::Superseded);
-                ring.lend_out(&state, &mut news);
+            if !is_current && !fits(&state.next) {
+                return;
             }
-        }
-        ring.tell(news);
+            // Whatever the ring is waiting for, it is this.
+            if state.pending.is_some_and(|request| request.epoch == epoch) {
+                state.close_pending();
+            }
+            let key = ring.live(state, key, epoch, now);
+            let slot = if is_current { &mut state.current } else { &mut state.next };
+            let old = slot.replace(key);
+            state.retire(old, Reason::Superseded);
+            ring.lend_out(state);
+        });
     }
 
     /// Destroys the key of `epoch`, if the ring has it, and any of a later epoch; the ring asks for others.
     pub fn destroy(&self, epoch: Epoch, reason: Reason) {
         let Some(ring) = self.shared.upgrade() else { return };
-        let mut news = News::default();
-        {
-            let mut state = ring.lock();
+        ring.change(|state| {
             if state.current.as_ref().is_some_and(|key| key.epoch >= epoch) {
-                ring.destroy_all(&mut state, &mut news, reason);
+                ring.destroy_all(state, reason);
             } else if state.next.as_ref().is_some_and(|key| key.epoch >= epoch) {
-                news.retire(state.next.take(), reason);
-                ring.lend_out(&state, &mut news);
+                let next = state.next.take();
+                state.retire(next, reason);
+                ring.lend_out(state);
             }
-            ring.settle(&mut state, &mut news);
-        }
-        ring.tell(news);
+        });
     }
 
     /// Has the ring ask at once for a key that it could not get before, instead of after some time.
     pub fn ask_again(&self) {
         let Some(ring) = self.shared.upgrade() else { return };
-        let mut news = News::default();
-        {
-            let mut state = ring.lock();
+        ring.change(|state| {
             if let Some((at, _)) = &mut state.retry {
                 *at = ring.clock.now().monotonic;
             }
-            ring.settle(&mut state, &mut news);
-        }
-        ring.tell(news);
+        });
     }
 
     /// Tells whoever listens to the ring's events.
     pub fn notice(&self, notice: Notice) {
         if let Some(ring) = self.shared.upgrade() {
-            ring.tell(News { retired: Vec::new(), events: vec![KeyEvent::Noticed { notice }] });
+            ring.lock().untold.push_back(KeyEvent::Noticed { notice });
+            ring.tell();
         }
     }
 }
@@ -723,6 +741,16 @@ impl fmt::Debug for RingHandle {
 }
 
 impl State {
+    fn retire(&mut self, key: Option<Arc<LiveKey>>, reason: Reason) {
+        self.retired.extend(key.map(|key| (key, reason)));
+    }
+
+    fn retire_all(&mut self, reason: Reason) {
+        for key in [self.current.take(), self.next.take()] {
+            self.retire(key, reason);
+        }
+    }
+
     /// Whatever comes of the question, it is not asked again: it was answered, or its answer will not be taken.
     fn close_pending(&mut self) {
         // More than any clock will be set back.
@@ -734,31 +762,6 @@ impl State {
             }
         }
         self.retry = None;
-    }
-}
-
-/// What a change leaves behind: keys to be destroyed, and events to be told once no lock is held.
-#[derive(Default)]
-struct News {
-    retired: Vec<(Arc<LiveKey>, Reason)>,
-    events: Vec<KeyEvent>,
-}
-
-impl News {
-    fn retire(&mut self, key: Option<Arc<LiveKey>>, reason: Reason) {
-        self.retired.extend(key.map(|key| (key, reason)));
-    }
-
-    fn minted(&mut self, key: &LiveKey, source: &'static str) {
-        self.events.push(KeyEvent::Minted {
-            key: key.id,
-            epoch: key.epoch,
-            until: key.end,
-            protection: key.key.secret.protection(),
-            local: key.is_local(),
-            origin: key.key.origin,
-            source,
-        });
     }
 }
 
