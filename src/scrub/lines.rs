@@ -73,16 +73,15 @@ impl<W: Write> ScrubWriter<W> {
         let Some(inner) = &mut self.inner else {
             return Ok(());
         };
-        let mut written = 0;
-        let result = loop {
+        let (mut written, mut result) = (0, Ok(()));
+        while written < self.ready.len() && result.is_ok() {
             match inner.write(&self.ready[written..]) {
-                _ if written == self.ready.len() => break Ok(()),
-                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
                 Ok(length) => written += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
+                Err(error) => result = Err(error),
             }
-        };
+        }
         self.ready.drain(..written);
         result
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -9,8 +10,10 @@ use std::{
     },
 };
 
+use rustix::process::Signal;
+
 use crate::{
-    client::{ask, connect, get},
+    client::{Client, ask, connect, get},
     edge::{Edge, before, free_port, start, until},
     server::{OK, answer, reply, yes},
 };
@@ -25,7 +28,7 @@ fn one_command_is_enough() {
     until(|| edge.log().contains("listening").then_some(()));
     // Both families, on one socket.
     assert_eq!(ask(port, get("/", "")).text(), "yes");
-    let mut client = crate::client::Client::new(std::net::TcpStream::connect(("::1", port)).unwrap());
+    let mut client = Client::new(std::net::TcpStream::connect(("::1", port)).unwrap());
     client.send(get("/", "connection: close\r\n"));
     assert_eq!(client.answer().text(), "yes");
     assert!(edge.end().success());
@@ -81,6 +84,82 @@ fn a_server_that_is_not_well_is_not_asked() {
     is_well.store(true, SeqCst);
     until(|| well(2));
     assert!(texts().iter().any(|text| text == "yes"));
+}
+
+#[test]
+fn a_server_that_could_not_be_reached_once_is_well_again() {
+    let (port, admin) = (free_port(), free_port());
+    let edge =
+        start(&(before(([127, 0, 0, 1], port).into()) + &format!("[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n")));
+    let is_ready = || ask(admin, get("/readyz", "connection: close\r\n")).status() == 200;
+    assert!(is_ready());
+    assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).status(), 502);
+    assert!(!is_ready());
+    // Whoever sends traffic only to what is ready sends none.
+    until(|| is_ready().then_some(()));
+}
+
+#[test]
+fn a_client_that_goes_away_is_no_work_of_the_server() {
+    let (is_first, is_gone) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let (first, gone) = (Arc::clone(&is_first), Arc::clone(&is_gone));
+    // The first request is never answered.
+    let one = reply(move |_| match first.swap(false, SeqCst) {
+        true => until(|| gone.load(SeqCst).then_some(Vec::new())),
+        false => OK.into(),
+    });
+    let other = answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nother");
+    let edge = start(&before(one.address).replace(
+        &format!("[\"http://{}\"]", one.address),
+        &format!("[\"http://{}\", \"http://{}\"]", one.address, other.address),
+    ));
+    // Until it is this server's turn; and then the client is gone.
+    while is_first.load(SeqCst) {
+        let mut client = connect(edge.port);
+        let others = other.requests().len();
+        client.send(get("/", ""));
+        until(|| (!is_first.load(SeqCst) || other.requests().len() > others).then_some(()));
+    }
+    is_gone.store(true, SeqCst);
+    until(|| (edge.lines().iter().any(|line| line.contains(" 499 "))).then_some(()));
+    let texts: Vec<_> = (0..10).map(|_| ask(edge.port, get("/", "connection: close\r\n")).text().to_owned()).collect();
+    assert!(["yes", "other"].iter().all(|text| texts.iter().any(|said| said == text)), "{texts:?}");
+}
+
+#[test]
+fn a_socket_file_is_its_successors() {
+    let server = yes();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let config = format!(
+        "{}[[listener]]\naddress = \"unix:{}\"\n[deadlines]\ndrain = \"60s\"\n",
+        before(server.address),
+        socket.display()
+    );
+    let mut first = start(&config);
+    let mut client = connect(first.port);
+    client.send("GET / HTTP/1.1\r\nhost: example.com\r\ncontent-length: 1\r\n\r\n");
+    first.signal(Signal::TERM);
+    until(|| (!socket.exists()).then_some(()));
+    let second = start(&config);
+    client.send("x");
+    client.rest();
+    assert!(first.ended().success());
+    let mut client = Client::new(UnixStream::connect(&socket).unwrap());
+    client.send(get("/", "connection: close\r\n"));
+    assert_eq!(client.answer().text(), "yes");
+    // One that does not listen there any more takes its file with it.
+    second.configure(&before(server.address));
+    second.reload();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn commands_are_for_the_owner_only_from_the_beginning() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n"));
+    let mode = fs::metadata(edge.path("admin")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]

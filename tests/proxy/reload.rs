@@ -120,12 +120,38 @@ fn a_listener_comes_and_goes() {
 fn a_listener_that_cannot_be_opened_changes_nothing() {
     let server = yes();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let edge = start(&before(server.address));
-    let config = before(server.address) + &format!("[[listener]]\naddress = \"{}\"\n", taken.local_addr().unwrap());
+    let access_log = "[bans]\nenabled = false\n[access_log]\nto = \"$FOLDER/access.log\"\n";
+    let edge = start(&(before(server.address) + access_log));
+    let config = before(server.address)
+        + &format!("[[listener]]\naddress = \"{}\"\n", taken.local_addr().unwrap())
+        + access_log
+        + "[view.log]\nshape = \"network\"\n";
     edge.configure(&config);
     edge.reload();
     assert!(edge.log().contains("stays as it was"));
-    assert_eq!(ask(edge.port, get("/", "")).text(), "yes");
+    assert_eq!(ask(edge.port, get("/?from=198.51.100.7", "connection: close\r\n")).text(), "yes");
+    let line = until(|| fs::read_to_string(edge.path("access.log")).ok().filter(|log| log.ends_with('\n')));
+    assert!(line.contains("/?from=_") && !line.contains("198.51.100"), "{line}");
+}
+
+#[test]
+fn what_the_log_shows_changes_with_the_configuration() {
+    let server = yes();
+    let config = |more: &str| {
+        before(server.address) + "[bans]\nenabled = false\n[access_log]\nto = \"$FOLDER/access.log\"\n" + more
+    };
+    let edge = start(&config(""));
+    let line = |number: usize| {
+        ask(edge.port, get("/?from=198.51.100.7", "connection: close\r\n"));
+        until(|| fs::read_to_string(edge.path("access.log")).ok()?.lines().nth(number).map(str::to_owned))
+    };
+    let before = line(0);
+    assert!(before.starts_with('_') && before.contains("/?from=_"), "{before}");
+    edge.configure(&config("[view.log]\nshape = \"network\"\n"));
+    edge.reload();
+    // The thread may have accepted one more a moment before.
+    let after = (1..).map(line).find(|line| !line.starts_with('_')).unwrap();
+    assert!(after.starts_with("127.0.0.0") && after.contains("/?from=198.51.100.0"), "{after}");
 }
 
 #[test]

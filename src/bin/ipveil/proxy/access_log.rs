@@ -6,12 +6,12 @@
 use std::{
     cell::RefCell,
     fmt::Write as _,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::{self, SyncSender, TrySendError},
     },
     thread::{self, JoinHandle},
@@ -31,6 +31,8 @@ use crate::config::LogFormat;
 pub(crate) struct AccessLog {
     shared: Arc<Shared>,
     format: LogFormat,
+    // Goes with the lines, since another configuration may have another one.
+    scrubber: Arc<Scrubber>,
 }
 
 struct Shared {
@@ -38,13 +40,14 @@ struct Shared {
     writer: SyncSender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
     dropped: AtomicU64,
+    // Whether the file has to be opened again.
+    is_moved: Arc<AtomicBool>,
 }
 
 enum Message {
-    Lines(Vec<u8>),
-    /// From here on lines are scrubbed by this one.
-    Scrubber(Box<Scrubber>),
-    Reopen,
+    Lines(Vec<u8>, Arc<Scrubber>),
+    /// The file was moved away: known already to a thread that has other things to do.
+    Moved,
     /// Says when all before it is written.
     Flush(SyncSender<()>),
     End,
@@ -72,55 +75,52 @@ impl Who {
 impl AccessLog {
     /// Starts the thread that writes.
     pub(crate) fn start(to: &Path, format: LogFormat, scrubber: Scrubber) -> anyhow::Result<Self> {
-        let mut out = open(to)?;
+        let mut out = open(to).with_context(|| to.display().to_string())?;
         let (writer, messages) = mpsc::sync_channel(MOST_WAITING);
-        let shared =
-            Arc::new(Shared { to: to.to_owned(), writer, thread: Mutex::default(), dropped: AtomicU64::new(0) });
-        let path = to.to_owned();
+        let shared = Arc::new(Shared {
+            to: to.to_owned(),
+            writer,
+            thread: Mutex::default(),
+            dropped: AtomicU64::new(0),
+            is_moved: Arc::default(),
+        });
+        let (path, is_moved) = (to.to_owned(), Arc::clone(&shared.is_moved));
         let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            let mut scrubber = Box::new(scrubber);
+            let complain = |error: io::Error| tracing::error!(kind = ?error.kind(), "the access log can't be written");
             for message in messages {
-                let result = match message {
-                    Message::Lines(lines) => out.write_all(&scrubber.scrub(&lines)).and_then(|()| out.flush()),
-                    Message::Scrubber(new) => {
-                        scrubber = new;
-                        Ok(())
+                if is_moved.swap(false, Relaxed) {
+                    match open(&path) {
+                        Ok(new) => out = new,
+                        Err(error) => complain(error),
                     }
-                    Message::Reopen => match open(&path) {
-                        Ok(new) => {
-                            out = new;
-                            Ok(())
-                        }
-                        Err(_) => Err(io::ErrorKind::NotFound.into()),
-                    },
+                }
+                match message {
+                    Message::Lines(lines, scrubber) => {
+                        out.write_all(&scrubber.scrub(&lines)).and_then(|()| out.flush()).unwrap_or_else(complain)
+                    }
+                    Message::Moved => {}
                     Message::Flush(done) => {
                         let _ = done.send(());
-                        Ok(())
                     }
                     Message::End => return,
-                };
-                if let Err(error) = result {
-                    tracing::error!(kind = ?error.kind(), "the access log can't be written");
                 }
             }
         })?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(Self { shared, format })
+        Ok(Self { shared, format, scrubber: Arc::new(scrubber) })
     }
 
     /// The same, for another configuration; nothing if it writes somewhere else.
     pub(crate) fn again(&self, to: &Path, format: LogFormat, scrubber: Scrubber) -> Option<Self> {
-        if self.shared.to != to {
-            return None;
-        }
-        let _ = self.shared.writer.send(Message::Scrubber(Box::new(scrubber)));
-        self.reopen();
-        Some(Self { shared: Arc::clone(&self.shared), format })
+        let is_there = self.shared.to == to;
+        is_there.then(|| Self { shared: Arc::clone(&self.shared), format, scrubber: Arc::new(scrubber) })
     }
 
-    /// Opens the file again, which somebody may have moved away.
+    /// Opens the file again, which somebody may have moved away. Does not wait for a disk.
     pub(crate) fn reopen(&self) {
-        let _ = self.shared.writer.send(Message::Reopen);
+        self.shared.is_moved.store(true, Relaxed);
+        // If there is no room, there is something to write, and it will be noticed.
+        let _ = self.shared.writer.try_send(Message::Moved);
     }
 
     /// How many lines were lost because they could not be written as fast as requests came.
@@ -137,7 +137,8 @@ impl AccessLog {
     }
 
     fn hand_over(&self, lines: Vec<u8>) {
-        if let Err(TrySendError::Full(Message::Lines(lines))) = self.shared.writer.try_send(Message::Lines(lines)) {
+        let message = Message::Lines(lines, Arc::clone(&self.scrubber));
+        if let Err(TrySendError::Full(Message::Lines(lines, _))) = self.shared.writer.try_send(message) {
             let lost = lines.iter().filter(|&&byte| byte == b'\n').count();
             self.shared.dropped.fetch_add(lost as u64, Relaxed);
         }
@@ -153,15 +154,14 @@ impl Drop for Shared {
     }
 }
 
-fn open(to: &Path) -> anyhow::Result<Box<dyn io::Write + Send>> {
+fn open(to: &Path) -> io::Result<Box<dyn io::Write + Send>> {
     if to.as_os_str() == "stdout" {
         return Ok(Box::new(io::stdout()));
     }
     if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        fs::create_dir_all(parent)?;
     }
-    let file: File = OpenOptions::new().create(true).append(true).open(to).with_context(|| to.display().to_string())?;
-    Ok(Box::new(file))
+    Ok(Box::new(OpenOptions::new().create(true).append(true).open(to)?))
 }
 
 thread_local! {
@@ -180,11 +180,8 @@ struct Buffer {
 /// Writes a line of the thread's buffer.
 pub(crate) fn write(log: &AccessLog, line: &Line, status: u16, sent: u64, took: Duration) {
     LINES.with_borrow_mut(|buffer| {
-        if !buffer
-            .log
-            .as_ref()
-            .is_some_and(|there| Arc::ptr_eq(&there.shared, &log.shared) && there.format == log.format)
-        {
+        // Each configuration's log has a scrubber of its own.
+        if !buffer.log.as_ref().is_some_and(|there| Arc::ptr_eq(&there.scrubber, &log.scrubber)) {
             buffer.flush();
             buffer.log = Some(log.clone());
             buffer.second = 0;

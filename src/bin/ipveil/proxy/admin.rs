@@ -1,11 +1,9 @@
-//! The listener for whoever operates the proxy: metrics, health, and bans.
+//! The listener for whoever operates the proxy: metrics and health, and commands about bans, keys and texts to scrub.
 //!
 //! Whoever can reach a TCP address can read; commands are taken on a Unix socket only, whose file says who may use it.
 
 use std::{
     convert::Infallible,
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -27,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    listen::Listening,
+    listen::{Listening, SocketFile},
     metrics,
     site::{LOG, Site},
     worker::Workers,
@@ -47,12 +45,14 @@ type Shown = Arc<Mutex<Option<State>>>;
 pub(crate) struct Admin {
     shown: Shown,
     _tasks: JoinSet<()>,
+    // Removed at the end.
+    _files: Vec<SocketFile>,
 }
 
 impl Admin {
     pub(crate) fn open(settings: &config::Admin) -> anyhow::Result<Self> {
         let shown = Shown::default();
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut files) = (JoinSet::new(), Vec::new());
         for config::Text(address) in &settings.listen {
             if let Address::Tcp(address) = address
                 && !address.ip().is_loopback()
@@ -60,7 +60,7 @@ impl Admin {
                 tracing::warn!(port = address.port(), "metrics can be read from other machines");
             }
             let shown = Arc::clone(&shown);
-            match Listening::open(address)? {
+            match Listening::open_for_owner(address)? {
                 Listening::Tcp(socket) => {
                     let socket = TcpListener::from_std(socket)?;
                     tasks.spawn(async move {
@@ -72,10 +72,8 @@ impl Admin {
                         }
                     });
                 }
-                Listening::Unix(socket) => {
-                    if let Address::Unix(path) = address {
-                        fs::set_permissions(path, Permissions::from_mode(0o600))?;
-                    }
+                Listening::Unix(socket, file) => {
+                    files.extend(file);
                     let socket = UnixListener::from_std(socket)?;
                     tasks.spawn(async move {
                         loop {
@@ -88,7 +86,7 @@ impl Admin {
                 }
             }
         }
-        Ok(Self { shown, _tasks: tasks })
+        Ok(Self { shown, _tasks: tasks, _files: files })
     }
 
     pub(crate) fn show(&mut self, state: State) {
@@ -140,7 +138,9 @@ async fn answer(request: Request<Incoming>, may_command: bool, state: Option<Sta
                 _ => text(StatusCode::SERVICE_UNAVAILABLE, "the old key is destroyed, and there is no new one yet\n"),
             }
         }
-        _ => text(StatusCode::NOT_FOUND, "expected /metrics, /healthz, /readyz, /bans or /keys\n"),
+        _ => {
+            text(StatusCode::NOT_FOUND, "expected /metrics, /healthz, /readyz, /bans, /keys, /keys/rotate or /scrub\n")
+        }
     }
 }
 

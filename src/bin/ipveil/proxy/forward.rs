@@ -6,7 +6,7 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
     num::NonZeroU8,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -379,9 +379,9 @@ async fn exchange(
         if let Some(request) = request {
             readdress(request, upstream, server);
         }
-        server.outstanding.fetch_add(1, Relaxed);
+        let outstanding = server.begin();
         let answer = server.send(request, &mut deadline).await;
-        server.outstanding.fetch_sub(1, Relaxed);
+        drop(outstanding);
         match answer {
             Ok(Answer::H1(response, link, endpoint)) => {
                 let exchange = Exchange::new(link, deadline, endpoint);

@@ -1,13 +1,18 @@
 //! Sockets to listen on: opened here, or by the service manager.
 
 use std::{
-    env, fs, io,
+    env,
+    fs::{self, File, Permissions},
+    io,
     net::SocketAddr,
     os::{
-        fd::AsFd,
-        unix::{fs::FileTypeExt as _, net::UnixStream},
+        fd::{AsFd, OwnedFd},
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            net::UnixStream,
+        },
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
 };
 
@@ -19,23 +24,32 @@ use crate::config::Address;
 /// A socket that listens, as threads share it.
 pub(crate) enum Listening {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
+    Unix(std::os::unix::net::UnixListener, Option<SocketFile>),
 }
 
 impl Listening {
     pub(crate) fn open(address: &Address) -> anyhow::Result<Self> {
+        Self::with_mode(address, None)
+    }
+
+    /// If it is a file, only its owner may connect, from the moment that it is there.
+    pub(crate) fn open_for_owner(address: &Address) -> anyhow::Result<Self> {
+        Self::with_mode(address, Some(0o600))
+    }
+
+    fn with_mode(address: &Address, mode: Option<u32>) -> anyhow::Result<Self> {
         match address {
             Address::Tcp(address) => tcp(*address).map(Self::Tcp).with_context(|| address.to_string()),
-            Address::Unix(path) => unix(path).map(Self::Unix).with_context(|| path.display().to_string()),
+            Address::Unix(path) => unix(path, mode).with_context(|| path.display().to_string()),
             Address::Systemd(name) => inherited(name).with_context(|| format!("systemd:{name}")),
         }
     }
 
-    /// The same socket, for another thread.
+    /// The same socket, for another thread. Its file stays with this one.
     pub(crate) fn share(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
-            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+            Self::Unix(socket, _) => Self::Unix(socket.try_clone()?, None),
         })
     }
 
@@ -43,7 +57,31 @@ impl Listening {
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok(),
-            Self::Unix(_) => None,
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+/// The file of a socket that was made here. It is removed when this is dropped, unless it is somebody else's by then.
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    number: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let there = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: there.dev(), number: there.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = |there: &fs::Metadata| there.dev() == self.device && there.ino() == self.number;
+        if fs::symlink_metadata(&self.path).is_ok_and(|there| is_ours(&there)) {
+            // It may be gone, or the folder not ours any more: whoever comes next takes care of it.
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -69,7 +107,7 @@ fn begin(socket: impl AsFd) -> io::Result<()> {
     socket.set_tcp_nodelay(true)
 }
 
-fn unix(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
+fn unix(path: &Path, mode: Option<u32>) -> anyhow::Result<Listening> {
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => bail!("is there, and is no socket"),
         Ok(_) if UnixStream::connect(path).is_ok() => bail!("somebody else listens there"),
@@ -78,11 +116,22 @@ fn unix(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let mut socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if let Some(mode) = mode {
+        // Linux gives the file the mode of its socket.
+        let file = File::from(OwnedFd::from(socket));
+        file.set_permissions(Permissions::from_mode(mode))?;
+        socket = OwnedFd::from(file).into();
+    }
     socket.bind(&SockAddr::unix(path)?)?;
+    if let Some(mode) = mode {
+        // Others may not, but nobody can connect before it listens.
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    let file = SocketFile::of(path)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(Listening::Unix(socket.into(), Some(file)))
 }
 
 /// The service manager's sockets, each for whoever asks first: `sd_listen_fds(3)`.
@@ -103,7 +152,7 @@ fn inherited(name: &str) -> anyhow::Result<Listening> {
     }
     let socket = sockets.take_unix_listener(index)?.context("the service manager gave no such socket")?;
     socket.set_nonblocking(true)?;
-    Ok(Listening::Unix(socket))
+    Ok(Listening::Unix(socket, None))
 }
 
 const BACKLOG: i32 = 4096;

@@ -57,7 +57,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::MissedTickBehavior,
 };
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter as _};
+use tracing_subscriber::EnvFilter;
 
 use self::{
     guard::Bans,
@@ -174,7 +174,7 @@ impl Proxy {
         let end = Instant::now() + self.config.deadlines.drain;
         tracing::info!(connections = self.workers.open(), "draining");
         // Held any longer, they would take connections that nobody serves.
-        let addresses: Vec<_> = std::mem::take(&mut self.listening).into_iter().map(|(address, _)| address).collect();
+        self.listening.clear();
         self.workers.tell(|| Ok(Message::Drain(end)))?;
         let Self { site, keys, journal, threads, workers, .. } = self;
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
@@ -183,11 +183,6 @@ impl Proxy {
         drop(admin);
         if let Some(log) = &site.log {
             log.finish();
-        }
-        for address in &addresses {
-            if let Address::Unix(path) = address {
-                let _ = fs::remove_file(path);
-            }
         }
         // The last to go is the key, and the journal says so.
         drop(runtime);
@@ -280,27 +275,26 @@ impl Proxy {
         let before = Some((&self.config, &*self.site));
         let lasting = Lasting { keys: &self.keys, bans: self.bans.clone(), threads, before };
         let site = Arc::new(Site::new(&Config { keys: self.config.keys.clone(), ..config.clone() }, &lasting)?);
-        let has = |address: &Address| self.listening.iter().position(|(there, _)| there == address);
-        let is_same = site.listeners.len() == self.listening.len()
-            && site.listeners.iter().zip(&self.listening).all(|(listener, (address, _))| listener.address == *address);
-        let mut opened = Vec::new();
-        if !is_same {
-            for listener in &site.listeners {
-                opened.push(match has(&listener.address) {
-                    Some(place) => (listener.address.clone(), self.listening[place].1.share()?),
-                    None => (listener.address.clone(), Listening::open(&listener.address)?),
-                });
-            }
-        }
+        let addresses = || site.listeners.iter().map(|listener| &listener.address);
+        let is_same = addresses().eq(self.listening.iter().map(|(address, _)| address));
+        let is_new = |address: &&Address| self.listening.iter().all(|(there, _)| there != *address);
+        let opened = addresses().filter(is_new).map(|address| Ok((address.clone(), Listening::open(address)?)));
+        let opened: Vec<_> = opened.collect::<anyhow::Result<_>>()?;
+        let all = || self.listening.iter().chain(&opened);
+        let ordered: Vec<_> = addresses().filter_map(|address| all().find(|(there, _)| there == address)).collect();
         let message = || {
-            let sockets = if is_same { None } else { Some(share(&opened)?) };
+            let sockets = if is_same { None } else { Some(share(ordered.iter().copied())?) };
             Ok(Message::Serve(Arc::clone(&site), sockets))
         };
         self.workers.tell(message)?;
-        if !is_same {
-            self.listening = opened;
-        }
+        // Those that are not among them any more are closed.
+        let mut all: Vec<_> = std::mem::take(&mut self.listening).into_iter().chain(opened).map(Some).collect();
+        let taken = |address: &Address| all.iter_mut().find_map(|slot| slot.take_if(|(there, _)| there == address));
+        self.listening = site.listeners.iter().map(|listener| &listener.address).filter_map(taken).collect();
         std::mem::replace(&mut self.site, site).retire();
+        if let Some(log) = &self.site.log {
+            log.reopen();
+        }
         if let Some((handle, secret)) = secret {
             handle.replace(secret);
         }
@@ -318,8 +312,8 @@ impl Proxy {
     }
 }
 
-fn share(listening: &[(Address, Listening)]) -> io::Result<Vec<Listening>> {
-    listening.iter().map(|(_, socket)| socket.share()).collect()
+fn share<'a>(listening: impl IntoIterator<Item = &'a (Address, Listening)>) -> io::Result<Vec<Listening>> {
+    listening.into_iter().map(|(_, socket)| socket.share()).collect()
 }
 
 /// What of a file changes when it does: symbolic links followed, since that is how some are replaced.
@@ -454,8 +448,12 @@ pub(crate) fn log_to_stderr(log: &config::Log) -> anyhow::Result<()> {
     scrub_panics(scrubber.clone());
     let filter = filter(log)?;
     let writer = MakeScrubWriter::new(scrubber, io::stderr);
-    let _ = writer.make_writer();
-    let builder = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(writer);
+    // What could not be formatted would be printed as it is.
+    let builder = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(writer);
     if log.json { builder.json().try_init() } else { builder.try_init() }.map_err(|_| anyhow!("there is a log already"))
 }
 

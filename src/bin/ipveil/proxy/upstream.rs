@@ -89,7 +89,8 @@ pub(crate) struct Endpoint {
     is_healthy: AtomicBool,
     // In seconds since the start: after a failure somebody else is asked for a while.
     failed_until: AtomicU32,
-    pub(crate) outstanding: AtomicUsize,
+    // Requests that wait for an answer.
+    outstanding: AtomicUsize,
     // Connections of each thread, which no other one touches.
     idle: Box<[Mutex<Vec<Idle>>]>,
     h2: Box<[Mutex<Vec<Shared>>]>,
@@ -185,6 +186,12 @@ impl Endpoint {
         self.is_healthy.load(Relaxed) && self.failed_until.load(Relaxed) <= worker::seconds()
     }
 
+    /// Counts a request among those that wait for an answer, until this is dropped: a client that goes away waits no more.
+    pub(crate) fn begin(&self) -> Outstanding<'_> {
+        self.outstanding.fetch_add(1, Relaxed);
+        Outstanding(self)
+    }
+
     /// What a health check found.
     pub(crate) fn set_healthy(&self, is_healthy: bool) -> bool {
         if is_healthy {
@@ -226,6 +233,7 @@ impl Endpoint {
                 return Err(if failed.is_err() { Failed::ConnectLate } else { Failed::Connect });
             }
         };
+        self.failed_until.store(0, Relaxed);
         match connected {
             // What was announced is true of this client only.
             Connected::H1(link) => link.send(request, deadline, announcement.is_none().then_some(self)).await,
@@ -407,7 +415,7 @@ impl Endpoint {
         let now = worker::seconds();
         let most = u32::try_from(keep_alive.as_secs()).unwrap_or(u32::MAX);
         let mut idle = lock(self.idle_here());
-        idle.retain_mut(|idle| now - idle.since < most && drive(&mut idle.link.connection, &mut context));
+        idle.retain_mut(|idle| now.saturating_sub(idle.since) < most && drive(&mut idle.link.connection, &mut context));
         // One is enough for whoever asks next.
         let mut is_first = true;
         lock(self.h2_here()).retain(|link| {
@@ -428,6 +436,15 @@ impl Endpoint {
 
     fn h2_here(&self) -> &Mutex<Vec<Shared>> {
         &self.h2[worker::index() % self.h2.len()]
+    }
+}
+
+/// A request that waits for a server's answer.
+pub(crate) struct Outstanding<'a>(&'a Endpoint);
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Relaxed);
     }
 }
 

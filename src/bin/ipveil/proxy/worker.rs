@@ -2,10 +2,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
+    io, iter,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, LazyLock,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Waker},
     thread::{self, JoinHandle},
@@ -61,17 +61,19 @@ struct Shared {
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
-    static SECONDS: Cell<u32> = const { Cell::new(0) };
 }
+
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+static SECONDS: AtomicU32 = AtomicU32::new(0);
 
 /// Which of the threads this is.
 pub(crate) fn index() -> usize {
     INDEX.get()
 }
 
-/// Since this thread started, now and then.
+/// Since the first thread started, to a second or two: the same for all, and cheaper than a clock.
 pub(crate) fn seconds() -> u32 {
-    SECONDS.get()
+    SECONDS.load(Relaxed)
 }
 
 thread_local! {
@@ -129,11 +131,12 @@ impl Workers {
         Ok((Self { threads, shared }, handles))
     }
 
-    /// Tells every thread the same.
-    pub(crate) fn tell(&self, mut message: impl FnMut() -> io::Result<Message>) -> io::Result<()> {
-        for worker in &self.threads {
+    /// Tells every thread the same, or none anything.
+    pub(crate) fn tell(&self, message: impl FnMut() -> io::Result<Message>) -> io::Result<()> {
+        let messages: Vec<_> = iter::repeat_with(message).take(self.threads.len()).collect::<io::Result<_>>()?;
+        for (worker, message) in self.threads.iter().zip(messages) {
             // One that has ended needs to know nothing.
-            let _ = worker.messages.send(message()?);
+            let _ = worker.messages.send(message);
         }
         Ok(())
     }
@@ -173,7 +176,7 @@ struct Work {
 impl Work {
     async fn run(mut self, mut told: mpsc::UnboundedReceiver<Message>) {
         tokio::spawn(watch::sweep(Instant::now()));
-        tokio::spawn(tidy(Instant::now()));
+        tokio::spawn(tidy());
         while let Some(message) = told.recv().await {
             match message {
                 Message::Serve(site, sockets) => {
@@ -204,7 +207,7 @@ impl Work {
                 Listening::Tcp(socket) => TcpListener::from_std(socket).map(|socket| {
                     self.listening.spawn(async move { accept.tcp(socket).await });
                 }),
-                Listening::Unix(socket) => UnixListener::from_std(socket).map(|socket| {
+                Listening::Unix(socket, _) => UnixListener::from_std(socket).map(|socket| {
                     self.listening.spawn(async move { accept.unix(socket).await });
                 }),
             };
@@ -242,12 +245,14 @@ async fn drain(end: Instant) {
 }
 
 /// What has to be done now and then.
-async fn tidy(started: Instant) {
+async fn tidy() {
+    let started = *STARTED;
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        SECONDS.set(u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX - 60));
+        // Another thread's time may be a moment ahead.
+        SECONDS.fetch_max(u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX - 60), Relaxed);
         access_log::flush();
         let site = site::current();
         for server in site.upstreams().iter().flat_map(|upstream| upstream.servers()) {
@@ -306,7 +311,7 @@ impl Accept {
                 stream.set_nonblocking(true)?;
                 self.serve(TcpStream::from_std(stream)?, address.into());
             }
-            Listening::Unix(socket) => {
+            Listening::Unix(socket, _) => {
                 let (stream, _) = socket.accept()?;
                 stream.set_nonblocking(true)?;
                 self.serve(UnixStream::from_std(stream)?, Peer::unix());
