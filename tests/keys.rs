@@ -314,6 +314,59 @@ fn rotations_that_race_leave_one_key_and_destroy_all_others() {
 }
 
 #[test]
+fn an_observer_that_does_not_return_keeps_no_key_alive() {
+    let clock = ManualClock::at(DAY * 20_000 + HOUR * 12);
+    let (release, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let events = Events::default();
+    let told = events.clone();
+    let keys = KeyRing::builder(MemorySource, Epochs::daily())
+        .clock(clock.clone())
+        .on_event(move |event| {
+            told.push(event);
+            if destroyed(event).is_some() {
+                // Whoever reads the log has stopped.
+                let _ = wait.lock().unwrap().recv();
+            }
+        })
+        .start()
+        .unwrap();
+    let first = keys.key_id().unwrap();
+    let second = keys.rotate().unwrap();
+    events.wait_until_destroyed(first);
+    let third = keys.rotate().unwrap();
+    clock.advance(DAY);
+    while keys.key_id().is_none_or(|key| key == third) {
+        thread::yield_now();
+    }
+    assert_eq!(events.wait(|_| true).into_iter().filter_map(destroyed).collect::<Vec<_>>(), [first]);
+    drop(release);
+    events.wait_until_destroyed(second);
+    events.wait_until_destroyed(third);
+}
+
+/// Always the same.
+struct Stuck;
+
+impl KeySource for Stuck {
+    fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+        EpochKey::take(&mut [7; 32])
+    }
+}
+
+#[test]
+fn a_key_that_was_destroyed_does_not_come_back_whatever_the_source_gives() {
+    let scene = scene_with(Stuck, WhenUnavailable::Withhold);
+    let key = scene.key();
+    assert_eq!(scene.keys.rotate(), Err(KeyError::Unavailable));
+    assert_eq!(scene.keys.key_id(), None);
+    let scene = scene_with(Stuck, WhenUnavailable::Degrade);
+    assert_eq!(scene.key(), key);
+    assert_ne!(scene.keys.rotate().unwrap(), key);
+    assert!(scene.keys.is_degraded());
+}
+
+#[test]
 fn an_observer_may_use_the_ring() {
     let ring = Arc::new(Mutex::new(None::<KeyRing>));
     let (events, seen) = (Events::default(), ring.clone());

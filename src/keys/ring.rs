@@ -5,7 +5,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -143,14 +143,18 @@ pub struct KeyRingBuilder {
 }
 
 impl KeyRingBuilder {
+    /// How many events are kept for an observer that does not return.
+    pub const MOST_UNTOLD: usize = 4096;
+
     /// Reads the time there, not from the operating system.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Calls `observer` for each event, in the order in which they happened: on the thread that caused it, or on another that
-    /// is calling it already. It must return quickly, since keys are destroyed by the same threads.
+    /// Calls `observer` for each event, in the order in which they happened, on a thread that does nothing else: keys are destroyed
+    /// on time however long it takes. An event that has not been told when [`MOST_UNTOLD`](Self::MOST_UNTOLD) others wait is lost. A
+    /// ring that starts, and the last one that is dropped, wait up to 5 seconds for all to be told.
     pub fn on_event(mut self, observer: impl Fn(KeyEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self
@@ -171,6 +175,7 @@ impl KeyRingBuilder {
         let Self { mut source, epochs, clock, observer, when_unavailable } = self;
         let clock = clock.map_or_else(|| RingClock::System(SystemClock), RingClock::Other);
         let (messages, told) = mpsc::channel();
+        let untold = Arc::new(Untold::default());
         let now = clock.now();
         let request = Request { epoch: epochs.at(now.wall), generation: 0 };
         let shared = Arc::new(Shared {
@@ -188,17 +193,18 @@ impl KeyRingBuilder {
                 retry: None,
                 missing_since: now.monotonic,
                 retired: Vec::new(),
-                untold: VecDeque::new(),
+                news: Vec::new(),
+                gone: VecDeque::new(),
             }),
             arrived: Condvar::new(),
-            telling: Mutex::new(()),
+            untold: Arc::clone(&untold),
             messages,
-            observer,
             when_unavailable,
             lead: lead(epochs)?,
             source: source.name(),
             keeper: Keeper::default(),
         });
+        spawn(TELLER, move || untold.tell(observer.as_ref()))?;
         source.attach(RingHandle { shared: Arc::downgrade(&shared) });
 
         // The first key is there when this returns, without a thread in between.
@@ -220,6 +226,7 @@ impl KeyRingBuilder {
                 shared.keeper.wake();
             }
         }));
+        shared.untold.wait();
         Ok(KeyRing { shared })
     }
 }
@@ -300,10 +307,8 @@ struct Shared {
     lent: Lent<Keys>,
     state: Mutex<State>,
     arrived: Condvar,
-    // Held by whoever tells events.
-    telling: Mutex<()>,
+    untold: Arc<Untold>,
     messages: mpsc::Sender<Message>,
-    observer: Option<Observer>,
     when_unavailable: WhenUnavailable,
     // How long before an epoch ends this ring asks for the next key.
     lead: Duration,
@@ -328,8 +333,10 @@ struct State {
     missing_since: Instant,
     // What is to be destroyed as soon as nobody is lent it.
     retired: Vec<(Arc<LiveKey>, Reason)>,
-    // What happened and has not been told yet, in that order.
-    untold: VecDeque<KeyEvent>,
+    // What happened, until the change is complete: whoever hears of a key can use it.
+    news: Vec<KeyEvent>,
+    // The keys that were destroyed last.
+    gone: VecDeque<KeyId>,
 }
 
 /// What the source is told, in the order in which it happened.
@@ -356,6 +363,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long whoever rotates waits for a source that does not answer.
 const LONGEST_ROTATION: Duration = Duration::from_secs(10);
+
+/// How many keys that were destroyed are recognized.
+const KEYS_REMEMBERED: usize = 256;
+
+/// How long a ring that starts, or ends, waits until all is told.
+const LONGEST_TELLING: Duration = Duration::from_secs(5);
 
 /// The longest sleep: what a suspended machine or a clock set by hand may cost in punctuality, not in correctness.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -389,16 +402,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, brings it to what the clock says, and tells what came of that when no lock is held.
+    /// Changes the state, and brings it to what the clock says.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let result = {
             let mut state = self.lock();
             let result = change(&mut state);
             self.settle(&mut state);
+            self.untold.push(&mut state.news);
             result
         };
         self.arrived.notify_all();
-        self.tell();
         result
     }
 
@@ -418,6 +431,8 @@ impl Shared {
                 return;
             }
             match answer {
+                // Whatever the source thinks: a key that was destroyed does not come back.
+                Ok(key) if state.gone.contains(&key.id()) => self.failed(state, request, KeyError::Unavailable, now),
                 Ok(key) => {
                     state.close_pending();
                     let key = self.live(state, key, request.epoch, now);
@@ -428,16 +443,18 @@ impl Shared {
                     state.retire(old, Reason::Superseded);
                     self.lend_out(state);
                 }
-                Err(error) => {
-                    // Not given, so it may be asked for again.
-                    state.pending = None;
-                    let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
-                    state.retry = Some((now.monotonic + wait, wait));
-                    state.untold.push_back(KeyEvent::SourceFailed { epoch: request.epoch, error });
-                }
+                Err(error) => self.failed(state, request, error, now),
             }
         });
         self.keeper.wake();
+    }
+
+    fn failed(&self, state: &mut State, request: Request, error: KeyError, now: Now) {
+        // Not given, so it may be asked for again.
+        state.pending = None;
+        let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
+        state.retry = Some((now.monotonic + wait, wait));
+        state.news.push(KeyEvent::SourceFailed { epoch: request.epoch, error });
     }
 
     fn rotate(&self) -> Result<KeyId, KeyError> {
@@ -470,7 +487,7 @@ impl Shared {
     fn live(&self, state: &mut State, key: EpochKey, epoch: Epoch, now: Now) -> Arc<LiveKey> {
         state.minted += 1;
         let key = LiveKey::new(key, epoch, state.minted, self.epochs, now);
-        state.untold.push_back(KeyEvent::Minted {
+        state.news.push(KeyEvent::Minted {
             key: key.id,
             epoch,
             until: key.end,
@@ -561,6 +578,10 @@ impl Shared {
         self.lent.replace(keys);
         for (key, reason) in state.retired.drain(..) {
             let event = KeyEvent::Destroyed { key: key.id, epoch: key.epoch, reason };
+            if state.gone.len() == KEYS_REMEMBERED {
+                state.gone.pop_front();
+            }
+            state.gone.push_back(key.id);
             // A ring that ends tells its source nothing: the next process may go on with what that keeps.
             if !key.is_local() && reason != Reason::RingDropped {
                 let _ = self.messages.send(Message::Destroyed(key.epoch, key.id));
@@ -568,7 +589,7 @@ impl Shared {
             let last = Arc::into_inner(key);
             debug_assert!(last.is_some(), "a key outlived its readers");
             drop(last);
-            state.untold.push_back(event);
+            state.news.push(event);
         }
     }
 
@@ -591,36 +612,6 @@ impl Shared {
         }
         sleep
     }
-
-    /// Tells what has not been told, in the order in which it happened. No lock is held that anything but telling needs: an
-    /// observer may take its time, and may use the ring.
-    fn tell(&self) {
-        // Whoever is telling now, perhaps this thread from an observer, tells what has come in the meantime as well.
-        while self.has_untold() {
-            let _telling = match self.telling.try_lock() {
-                Err(TryLockError::WouldBlock) => return,
-                telling => telling,
-            };
-            while let Some(event) = self.next_untold() {
-                // An observer that panics, or a subscriber, must not take the ring's threads with it.
-                let _ = catch_unwind(AssertUnwindSafe(|| {
-                    #[cfg(feature = "tracing")]
-                    super::event::trace(event);
-                    if let Some(observer) = &self.observer {
-                        observer(event);
-                    }
-                }));
-            }
-        }
-    }
-
-    fn has_untold(&self) -> bool {
-        !self.lock().untold.is_empty()
-    }
-
-    fn next_untold(&self) -> Option<KeyEvent> {
-        self.lock().untold.pop_front()
-    }
 }
 
 impl Drop for Shared {
@@ -629,9 +620,10 @@ impl Drop for Shared {
             let mut state = self.lock();
             state.retire_all(Reason::RingDropped);
             self.lend_out(&mut state);
+            self.untold.push(&mut state.news);
         }
-        self.tell();
         self.keeper.wake();
+        self.untold.end();
     }
 }
 
@@ -728,8 +720,7 @@ impl RingHandle {
     /// Tells whoever listens to the ring's events.
     pub fn notice(&self, notice: Notice) {
         if let Some(ring) = self.shared.upgrade() {
-            ring.lock().untold.push_back(KeyEvent::Noticed { notice });
-            ring.tell();
+            ring.change(|state| state.news.push(KeyEvent::Noticed { notice }));
         }
     }
 }
@@ -764,6 +755,79 @@ impl State {
         self.retry = None;
     }
 }
+
+/// What happened and was not told yet, in that order, for a thread of its own: whoever listens may wait for a disk.
+#[derive(Default)]
+struct Untold {
+    state: Mutex<Events>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Events {
+    waiting: VecDeque<KeyEvent>,
+    // No more will come.
+    is_over: bool,
+    // One has been taken, and whoever listens has not returned.
+    is_telling: bool,
+}
+
+impl Untold {
+    fn lock(&self) -> MutexGuard<'_, Events> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Called under the lock of what has changed, so that events are in order.
+    fn push(&self, news: &mut Vec<KeyEvent>) {
+        if news.is_empty() {
+            return;
+        }
+        let mut events = self.lock();
+        events.waiting.extend(news.drain(..));
+        let lost = events.waiting.len().saturating_sub(KeyRingBuilder::MOST_UNTOLD);
+        events.waiting.drain(..lost);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all is told, but not for ever, nor on the thread that tells.
+    fn wait(&self) {
+        if thread::current().name() != Some(TELLER) {
+            let is_busy = |events: &mut Events| events.is_telling || !events.waiting.is_empty();
+            let _ = self.changed.wait_timeout_while(self.lock(), LONGEST_TELLING, is_busy);
+        }
+    }
+
+    fn end(&self) {
+        self.lock().is_over = true;
+        self.changed.notify_all();
+        self.wait();
+    }
+
+    fn next(&self) -> Option<KeyEvent> {
+        let mut events = self.lock();
+        events.is_telling = false;
+        self.changed.notify_all();
+        let is_idle = |events: &mut Events| events.waiting.is_empty() && !events.is_over;
+        events = self.changed.wait_while(events, is_idle).unwrap_or_else(PoisonError::into_inner);
+        events.is_telling = !events.waiting.is_empty();
+        events.waiting.pop_front()
+    }
+
+    fn tell(&self, observer: Option<&Observer>) {
+        while let Some(event) = self.next() {
+            // An observer that panics, or a subscriber, takes nothing with it.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                if let Some(observer) = observer {
+                    observer(event);
+                }
+                #[cfg(feature = "tracing")]
+                super::event::trace(event);
+            }));
+        }
+    }
+}
+
+const TELLER: &str = "ipveil-events";
 
 /// The thread that keeps time, and how to wake it.
 #[derive(Default)]
