@@ -28,10 +28,20 @@ impl Announcement {
     pub fn new(version: Version, client: &Client, view: &str, destination: SocketAddr) -> Self {
         let source = client.pseudonym(view).address();
         let ends = source.map(|source| same_family(source, destination.ip()));
+        Self::between(version, ends, destination.port())
+    }
+
+    /// Speaks of nobody: for a proxy's own connections, such as health checks.
+    #[must_use]
+    pub fn local(version: Version) -> Self {
+        Self::between(version, None, 0)
+    }
+
+    fn between(version: Version, ends: Option<(IpAddr, IpAddr)>, port: u16) -> Self {
         let mut new = Self { bytes: [0; v1::LONGEST], length: 0 };
         match version {
-            Version::V1 => new.line(ends, destination.port()),
-            Version::V2 => new.binary(ends, destination.port()),
+            Version::V1 => new.line(ends, port),
+            Version::V2 => new.binary(ends, port),
         }
         new
     }

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     config.access_log.to.clone_from(&log);
     config.log.level = "warn".to_owned();
     proxy::harden();
-    proxy::log_to_stderr(&config.log)?;
+    let _log = proxy::log_to_stderr(&config.log)?;
     let proxy = Proxy::start(config, None)?;
     let address = proxy.addresses().next().unwrap_or(arguments.listen);
     let state = Arc::new(State { keys: proxy.keys().clone(), log });

@@ -232,7 +232,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     /// As in `RUST_LOG`.
@@ -390,6 +390,23 @@ impl Config {
         files
     }
 
+    /// What is in use after a reload with `new`: some things change with a restart only.
+    pub(crate) fn changed_to(&self, new: Self) -> Self {
+        let mut keys = self.keys.clone();
+        if let (Some(now), Some(new)) = (&mut keys.redis, &new.keys.redis) {
+            now.secret.clone_from(&new.secret);
+        }
+        Self {
+            keys,
+            threads: self.threads,
+            admin: self.admin.clone(),
+            memory: self.memory.clone(),
+            log: self.log.clone(),
+            bans: Bans { tokens: self.bans.tokens, ..new.bans },
+            ..new
+        }
+    }
+
     fn paths(&mut self, mut each: impl FnMut(&mut PathBuf)) {
         for tls in self.listener.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
             for certificate in &mut tls.certificates {
@@ -484,6 +501,14 @@ impl Config {
                 "nobody can be banned by that (expected token, or bans.enabled = false)",
             );
         }
+        let has_sessions =
+            self.view.values().any(|view| view.scope.unwrap_or(self.privacy.scope) == ScopeKind::Session);
+        if has_sessions && self.privacy.cookies.is_empty() && !self.privacy.authorization {
+            return wrong(
+                &["privacy", "cookies"],
+                "nothing tells sessions apart (expected a cookie, or authorization)",
+            );
+        }
         for (name, view) in &self.view {
             if view.shape == ViewShape::Country && self.geo.is_none() {
                 return wrong(
@@ -498,6 +523,12 @@ impl Config {
         for (name, upstream) in &self.upstream {
             if upstream.servers.is_empty() {
                 return wrong(&["upstream", name, "servers"], "there is none");
+            }
+            if upstream.health.as_ref().is_some_and(|health| !health.path.starts_with('/')) {
+                return wrong(&["upstream", name, "health", "path"], "expected a path that starts with /");
+            }
+            if upstream.ca.is_some() && upstream.servers.iter().all(|server| !server.0.tls) {
+                return wrong(&["upstream", name, "ca"], "there is nothing to check (expected a server with https)");
             }
             if upstream.proxy_protocol.is_some_and(|version| version.get() > 2) {
                 return wrong(&["upstream", name, "proxy_protocol"], "there is no such version (expected 1 or 2)");
@@ -519,14 +550,24 @@ impl Config {
                 return wrong(&["route"], "there is none, and several upstreams (expected [[route]] for each)");
             }
         }
-        for (index, route) in self.route.iter().enumerate() {
-            let index = index.to_string();
+        for (place, route) in self.route.iter().enumerate() {
+            let index = place.to_string();
             if !self.upstream.contains_key(&route.upstream) {
                 return wrong(&["route", &index, "upstream"], "there is no upstream of that name");
             }
             if !route.path.starts_with('/') {
                 return wrong(&["route", &index, "path"], "expected a path that starts with /");
             }
+            let is_taken = |other: &Route| other.host == route.host && other.path == route.path;
+            if self.route[..place].iter().any(is_taken) {
+                return wrong(&["route", &index], "another route is for the same host and path");
+            }
+        }
+        if self.threads > 1024 {
+            return wrong(&["threads"], "expected at most 1024");
+        }
+        if self.bans.tokens > 10_000_000 {
+            return wrong(&["bans", "tokens"], "expected at most 10000000");
         }
         for (is_none, key) in [
             (self.bans.enabled && self.bans.tokens == 0, ["bans", "tokens"]),

@@ -94,11 +94,24 @@ impl FromStr for Server {
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
             return Err(EXPECTED);
         }
-        Ok(Self { at: ServerAt::Tcp(authority.clone(), authority.port_u16().unwrap_or(port)), tls, h2c })
+        // A port that is none would be left out without a word, and another server asked.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => port,
+            _ => authority.port_u16().filter(|&port| port > 0).ok_or(EXPECTED)?,
+        };
+        Ok(Self { at: ServerAt::Tcp(authority.clone(), port), tls, h2c })
     }
 }
 
 impl Server {
+    /// What `Host` says of it.
+    pub(crate) fn authority(&self) -> &str {
+        match &self.at {
+            ServerAt::Tcp(authority, _) => authority.as_str(),
+            ServerAt::Unix(_) => self.host(),
+        }
+    }
+
     /// The name to ask for, without the port.
     pub(crate) fn host(&self) -> &str {
         match &self.at {

@@ -10,12 +10,12 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::{self, SyncSender, TrySendError},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -38,8 +38,7 @@ pub(crate) struct AccessLog {
 struct Shared {
     to: PathBuf,
     writer: SyncSender<Message>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    dropped: AtomicU64,
+    lost: Arc<AtomicU64>,
     // Whether the file has to be opened again.
     is_moved: Arc<AtomicBool>,
 }
@@ -50,7 +49,6 @@ enum Message {
     Moved,
     /// Says when all before it is written.
     Flush(SyncSender<()>),
-    End,
 }
 
 /// Who asked, as the log shows it.
@@ -77,16 +75,13 @@ impl AccessLog {
     pub(crate) fn start(to: &Path, format: LogFormat, scrubber: Scrubber) -> anyhow::Result<Self> {
         let mut out = open(to).with_context(|| to.display().to_string())?;
         let (writer, messages) = mpsc::sync_channel(MOST_WAITING);
-        let shared = Arc::new(Shared {
-            to: to.to_owned(),
-            writer,
-            thread: Mutex::default(),
-            dropped: AtomicU64::new(0),
-            is_moved: Arc::default(),
-        });
-        let (path, is_moved) = (to.to_owned(), Arc::clone(&shared.is_moved));
-        let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            let complain = |error: io::Error| tracing::error!(kind = ?error.kind(), "the access log can't be written");
+        let shared = Arc::new(Shared { to: to.to_owned(), writer, lost: Arc::default(), is_moved: Arc::default() });
+        let (path, is_moved, lost) = (to.to_owned(), Arc::clone(&shared.is_moved), Arc::clone(&shared.lost));
+        // It ends with the last who writes to it, and nobody waits for it: it may wait for a disk.
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            let complain = |error: io::Error| {
+                tracing::error!(file = %path.display(), kind = ?error.kind(), "the access log can't be written");
+            };
             for message in messages {
                 if is_moved.swap(false, Relaxed) {
                     match open(&path) {
@@ -96,17 +91,19 @@ impl AccessLog {
                 }
                 match message {
                     Message::Lines(lines, scrubber) => {
-                        out.write_all(&scrubber.scrub(&lines)).and_then(|()| out.flush()).unwrap_or_else(complain)
+                        let written = out.write_all(&scrubber.scrub(&lines)).and_then(|()| out.flush());
+                        if let Err(error) = written {
+                            lost.fetch_add(count(&lines), Relaxed);
+                            complain(error);
+                        }
                     }
                     Message::Moved => {}
                     Message::Flush(done) => {
                         let _ = done.send(());
                     }
-                    Message::End => return,
                 }
             }
         })?;
-        *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(Self { shared, format, scrubber: Arc::new(scrubber) })
     }
 
@@ -123,35 +120,36 @@ impl AccessLog {
         let _ = self.shared.writer.try_send(Message::Moved);
     }
 
-    /// How many lines were lost because they could not be written as fast as requests came.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Relaxed)
+    /// How many lines were lost because they could not be written, or not as fast as requests came.
+    pub(crate) fn lost(&self) -> u64 {
+        self.shared.lost.load(Relaxed)
     }
 
-    /// Returns when everything that was handed over is written.
-    pub(crate) fn finish(&self) {
+    /// Returns when everything that was handed over is written, or at that time, but not at once.
+    pub(crate) fn finish(&self, end: Instant) {
         let (done, is_done) = mpsc::sync_channel(1);
-        if self.shared.writer.send(Message::Flush(done)).is_ok() {
-            let _ = is_done.recv();
+        let end = end.max(Instant::now() + LAST_WRITE);
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.shared.writer.try_send(message) {
+            if Instant::now() >= end {
+                return;
+            }
+            message = back;
+            thread::sleep(Duration::from_millis(10));
         }
+        let _ = is_done.recv_timeout(end.saturating_duration_since(Instant::now()));
     }
 
     fn hand_over(&self, lines: Vec<u8>) {
         let message = Message::Lines(lines, Arc::clone(&self.scrubber));
         if let Err(TrySendError::Full(Message::Lines(lines, _))) = self.shared.writer.try_send(message) {
-            let lost = lines.iter().filter(|&&byte| byte == b'\n').count();
-            self.shared.dropped.fetch_add(lost as u64, Relaxed);
+            self.shared.lost.fetch_add(count(&lines), Relaxed);
         }
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let _ = self.writer.send(Message::End);
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
-        }
-    }
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 fn open(to: &Path) -> io::Result<Box<dyn io::Write + Send>> {
@@ -405,6 +403,9 @@ impl Date {
 }
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// For the last lines, however late it is.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// How many bytes of lines a thread collects.
 const FULL: usize = 64 * 1024;

@@ -49,18 +49,25 @@ pub(crate) struct Admin {
     _files: Vec<SocketFile>,
 }
 
+/// Opens what operators come by.
+pub(crate) fn open(settings: &config::Admin) -> anyhow::Result<Vec<Listening>> {
+    for config::Text(address) in &settings.listen {
+        if let Address::Tcp(address) = address
+            && !address.ip().is_loopback()
+        {
+            tracing::warn!(port = address.port(), "metrics can be read from other machines");
+        }
+    }
+    settings.listen.iter().map(|address| Listening::open_for_owner(&address.0)).collect()
+}
+
 impl Admin {
-    pub(crate) fn open(settings: &config::Admin) -> anyhow::Result<Self> {
+    pub(crate) fn serve(sockets: Vec<Listening>) -> anyhow::Result<Self> {
         let shown = Shown::default();
         let (mut tasks, mut files) = (JoinSet::new(), Vec::new());
-        for config::Text(address) in &settings.listen {
-            if let Address::Tcp(address) = address
-                && !address.ip().is_loopback()
-            {
-                tracing::warn!(port = address.port(), "metrics can be read from other machines");
-            }
+        for socket in sockets {
             let shown = Arc::clone(&shown);
-            match Listening::open_for_owner(address)? {
+            match socket {
                 Listening::Tcp(socket) => {
                     let socket = TcpListener::from_std(socket)?;
                     tasks.spawn(async move {
@@ -204,14 +211,14 @@ async fn scrub(request: Request<Incoming>, state: &State) -> Response<Full<Bytes
     let Ok(scrubber) = Scrubber::new(&state.site.policy, LOG, state.site.keys.clone()) else {
         return text(StatusCode::NOT_FOUND, "there is no view \"log\" that can stand in a text\n");
     };
-    match Limited::new(request.into_body(), MOST_TEXT).collect().await {
-        Ok(body) => {
+    match tokio::time::timeout(LONGEST_TEXT, Limited::new(request.into_body(), MOST_TEXT).collect()).await {
+        Ok(Ok(body)) => {
             let body = body.to_bytes();
             // Where pseudonyms are unscoped, addresses can be tried out here for as long as the key lives.
             tracing::info!(bytes = body.len(), "text scrubbed by command");
             Response::new(Full::new(Bytes::copy_from_slice(&scrubber.scrub(&body))))
         }
-        Err(_) => text(StatusCode::PAYLOAD_TOO_LARGE, "the text did not come whole, or is too long\n"),
+        _ => text(StatusCode::PAYLOAD_TOO_LARGE, "the text did not come whole, or is too long\n"),
     }
 }
 
@@ -233,6 +240,9 @@ fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response
 }
+
+/// For a text to come.
+const LONGEST_TEXT: Duration = Duration::from_secs(60);
 
 /// Of a text to scrub at once. What is longer comes in pieces, except for a line that is.
 const MOST_TEXT: usize = 64 * 1024 * 1024;

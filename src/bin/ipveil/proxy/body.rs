@@ -197,6 +197,10 @@ impl Deadline {
 
     /// Notes that something came, or that nothing did: then it may be too late.
     pub(crate) fn look<T>(&mut self, context: &Context<'_>, polled: &Poll<T>) -> Result<(), BodyError> {
+        // The client may have stopped in the middle of its body while the server answers.
+        if self.watch.is_late(Due::Progress) {
+            return Err(BodyError::Late);
+        }
         match (polled.is_pending(), self.is_waiting) {
             (true, false) => {
                 self.is_waiting = true;

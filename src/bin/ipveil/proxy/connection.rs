@@ -17,7 +17,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipveil::{
     Peer,
-    proxy_protocol::{Progress, Receiver},
+    proxy_protocol::{Header, Progress, Receiver},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
@@ -178,8 +178,18 @@ pub(crate) async fn serve<S>(
     if let Some(receiver) = &settings.proxy_protocol {
         connection.watch.within(Due::Phase, site.deadlines.proxy_header);
         match in_time(&connection.watch, io.read_proxy_header(receiver, peer)).await {
-            Some(Ok(peer)) => connection.peer = peer,
-            _ => return connection.counters.ended(Ended::ProxyHeader),
+            Some(Ok(header)) => {
+                connection.peer = header.peer();
+                // Who ended TLS says so.
+                connection.is_secure |= header.is_tls();
+            }
+            broken => {
+                let why = if broken.is_some() { "it is broken" } else { "it does not come" };
+                if let Some(times) = settings.complaints.tell() {
+                    tracing::warn!(listener, times, "a connection has no PROXY header that can be used: {why}");
+                }
+                return connection.counters.ended(Ended::ProxyHeader);
+            }
         }
     }
     if let Some(tls) = &settings.tls {
@@ -275,15 +285,19 @@ where
         }) else {
             return ended;
         };
+        // RFC 9112, 2.2: an empty line begins nothing.
+        let blank = begun.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        begun.advance(blank);
+        let is_blank = blank > 0 && begun.is_empty();
         // RFC 9110, 15.5.9: whoever began to ask is told why there is no answer.
-        if ended == Ended::LateHead {
-            let _ = parked.write_all(TIMEOUT).await;
+        if ended == Ended::LateHead && !is_blank {
+            // Unless there is no room for it.
+            let _ = tokio::time::timeout(LAST_CALL, parked.write_all(TIMEOUT)).await;
             return ended;
         }
+        connection.state.in_head.store(false, Relaxed);
         is_waked = false;
         site = site::current();
-        // RFC 9112, 2.2: an empty line begins nothing.
-        begun.advance(begun.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count());
         // The next request began together with the last one.
         if !begun.is_empty() {
             parked.first = begun;
@@ -453,12 +467,12 @@ struct Io<S> {
 
 impl<S: AsyncRead + Unpin> Io<S> {
     /// Who is at the other end, as its first bytes say.
-    async fn read_proxy_header(&mut self, receiver: &Receiver, sender: Peer) -> io::Result<Peer> {
+    async fn read_proxy_header(&mut self, receiver: &Receiver, sender: Peer) -> io::Result<Header> {
         loop {
             match receiver.read(sender, &self.prefix) {
                 Ok(Progress::Complete(header)) => {
                     self.prefix.drain(..header.length());
-                    return Ok(header.peer());
+                    return Ok(header);
                 }
                 Ok(Progress::Incomplete(_)) => self.read_more().await?,
                 Err(_) => return Err(io::ErrorKind::InvalidData.into()),

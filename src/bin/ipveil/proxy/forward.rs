@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     future::Future,
     net::{Ipv6Addr, SocketAddr},
-    num::NonZeroU8,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,10 +19,7 @@ use http::{
     uri::PathAndQuery,
 };
 use http_body::Body as _;
-use ipveil::{
-    Client,
-    proxy_protocol::{self, Announcement},
-};
+use ipveil::{Client, proxy_protocol::Announcement};
 
 use super::{
     body::{Deadline, RequestBody, ResponseBody, Theirs},
@@ -351,12 +347,9 @@ fn is_forged(name: &HeaderName) -> bool {
 
 /// Says who the client is at the start of a connection, for servers that expect that.
 fn announce(request: &mut Request<RequestBody>, upstream: &Upstream) {
-    let version = match upstream.settings.proxy_protocol.map(NonZeroU8::get) {
-        Some(1) => proxy_protocol::Version::V1,
-        Some(_) => proxy_protocol::Version::V2,
-        None => return,
-    };
-    if let Some(client) = request.extensions().get::<Client>() {
+    if let Some(version) = upstream.announces()
+        && let Some(client) = request.extensions().get::<Client>()
+    {
         let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
         let announcement = Announcement::new(version, client, APP, nowhere);
         request.extensions_mut().insert(announcement);
@@ -447,7 +440,7 @@ async fn through(
 /// Names the server itself in `Host`, if it wants that.
 fn readdress(request: &mut Request<RequestBody>, upstream: &Upstream, server: &Endpoint) {
     if !upstream.settings.preserve_host
-        && let Ok(host) = HeaderValue::from_str(&server.server.to_string())
+        && let Ok(host) = HeaderValue::from_str(server.server.authority())
     {
         request.headers_mut().insert(HOST, host);
     }

@@ -3,12 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{Request, StatusCode, header::HOST};
+use ipveil::proxy_protocol::Announcement;
 use tokio::task::JoinSet;
 
-use super::{
-    site::Site,
-    upstream::{Endpoint, Upstream},
-};
+use super::{site::Site, upstream::Endpoint};
 use crate::config;
 
 /// The checks of one configuration. They end when it is dropped.
@@ -21,8 +19,10 @@ impl Checks {
         let mut tasks = JoinSet::new();
         for upstream in site.upstreams() {
             if let Some(health) = &upstream.settings.health {
+                // Such a server expects to be told who is there: nobody but us.
+                let local = upstream.announces().map(Announcement::local);
                 for server in upstream.servers() {
-                    tasks.spawn(check(Arc::clone(upstream), Arc::clone(server), health.clone()));
+                    tasks.spawn(check(Arc::clone(server), health.clone(), local));
                 }
             }
         }
@@ -30,22 +30,25 @@ impl Checks {
     }
 }
 
-async fn check(upstream: Arc<Upstream>, server: Arc<Endpoint>, health: config::Health) {
+async fn check(server: Arc<Endpoint>, health: config::Health, local: Option<Announcement>) {
     let mut interval = tokio::time::interval(health.every);
     loop {
         interval.tick().await;
-        let answer = tokio::time::timeout(health.every.min(MOST), ask(&server, &health.path)).await;
-        let is_well = matches!(answer, Ok(Ok(status)) if status.is_success());
+        let answer = tokio::time::timeout(health.every.min(MOST), ask(&server, &health.path, local.as_ref())).await;
+        let (is_well, answer) = match answer {
+            Ok(Ok(status)) => (status.is_success(), status.to_string()),
+            Ok(Err(error)) => (false, format!("{error:#}")),
+            Err(_) => (false, "none in time".to_owned()),
+        };
         if server.set_healthy(is_well) {
-            tracing::warn!(server = %server.server, is_well, "a server's health changed");
+            tracing::warn!(server = server.place, is_well, answer, "a server's health changed");
         }
-        let _ = &upstream;
     }
 }
 
-async fn ask(server: &Endpoint, path: &str) -> anyhow::Result<StatusCode> {
-    let request = Request::get(path).header(HOST, server.server.to_string()).header("user-agent", "ipveil-health");
-    server.ask(request.body(http_body_util::Empty::new())?).await
+async fn ask(server: &Endpoint, path: &str, local: Option<&Announcement>) -> anyhow::Result<StatusCode> {
+    let request = Request::get(path).header(HOST, server.server.authority()).header("user-agent", "ipveil-health");
+    server.ask(request.body(http_body_util::Empty::new())?, local).await
 }
 
 /// No check takes longer.

@@ -143,7 +143,7 @@ impl Collector for Counts {
             "withheld",
             "Requests of whose client nothing is known, by why",
             "why",
-            Withheld::ALL.map(|why| (reason(why), self.site.anonymize.anonymizer().withheld(why))),
+            self.site.all_withheld().map(|(why, count)| (reason(why), count)),
         )?;
         out.count("connections", "Connections that were accepted", self.sum(|counters| &counters.accepted))?;
         out.count(
@@ -160,8 +160,8 @@ impl Collector for Counts {
         let log = self.site.log.as_ref();
         out.count(
             "access_log_lost_lines",
-            "Lines that could not be written as fast as requests came",
-            log.map_or(0, |log| log.dropped()),
+            "Lines that could not be written, or not as fast as requests came",
+            log.map_or(0, |log| log.lost()),
         )?;
         out.count("reloads", "Configurations that were put in place since the start", self.workers.reloads())?;
         out.count("reload_errors", "Configurations that were refused since the start", self.workers.reload_errors())?;
@@ -214,7 +214,7 @@ impl Out<'_, '_> {
     }
 
     fn took(&mut self, counts: &Counts) -> fmt::Result {
-        let most = BUCKETS.iter().map(|&micros| micros as f64 / 1e6).chain([f64::MAX]);
+        let most = BUCKETS.iter().map(|&micros| micros as f64 / 1e6).chain([f64::INFINITY]);
         let values = (0..=BUCKETS.len()).map(|bucket| counts.sum(|counters| &counters.took[bucket]));
         let buckets: Vec<_> = most.zip(values).collect();
         let sum = counts.sum(|counters| &counters.took_micros) as f64 / 1e6;

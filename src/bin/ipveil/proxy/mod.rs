@@ -19,6 +19,7 @@ mod health;
 mod listen;
 mod metrics;
 mod per_client;
+mod rarely;
 mod record;
 mod service;
 mod site;
@@ -57,7 +58,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::MissedTickBehavior,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::{
     guard::Bans,
@@ -100,7 +102,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     harden();
-    log_to_stderr(&config.log).map_err(place)?;
+    let _log = log_to_stderr(&config.log).map_err(place)?;
+    warn_of_the_kernel();
     Proxy::start(config, path.clone()).map_err(place)?.run()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -123,8 +126,9 @@ pub(crate) struct Proxy {
     // If the keys are a fleet's.
     secret: Option<SecretHandle>,
     journal: Option<Journal>,
-    bans: Option<Arc<Bans>>,
+    bans: Arc<Bans>,
     listening: Vec<(Address, Listening)>,
+    admin: Vec<Listening>,
     workers: Arc<Workers>,
     threads: Vec<thread::JoinHandle<()>>,
     is_draining: Arc<AtomicBool>,
@@ -143,17 +147,32 @@ impl Proxy {
         // Kept even if they are off now, since a later configuration may turn them on.
         let bans = Arc::new(Bans::new(config.bans.tokens, count));
         let (keys, secret, journal) = keys(&config, &bans)?;
-        let bans = Some(bans);
-        let lasting = Lasting { keys: &keys, bans: bans.clone(), threads: count, before: None };
+        let lasting = Lasting { keys: &keys, bans: Some(&bans), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
         let listening =
             site.listeners.iter().map(|listener| Ok((listener.address.clone(), Listening::open(&listener.address)?)));
         let listening: Vec<_> = listening.collect::<anyhow::Result<_>>()?;
+        // All that can be refused comes before the first client.
+        let admin = admin::open(&config.admin)?;
         let (workers, threads) = Workers::start(count, &site).context("a thread can't be started")?;
         workers.tell(|| Ok(Message::Serve(Arc::clone(&site), Some(share(&listening)?))))?;
         let seen = Seen::of(path.as_deref(), &config);
         let (workers, is_draining) = (Arc::new(workers), Arc::new(AtomicBool::new(false)));
-        Ok(Self { path, config, seen, site, keys, secret, journal, bans, listening, workers, threads, is_draining })
+        Ok(Self {
+            path,
+            config,
+            seen,
+            site,
+            keys,
+            secret,
+            journal,
+            bans,
+            listening,
+            admin,
+            workers,
+            threads,
+            is_draining,
+        })
     }
 
     /// Where it listens.
@@ -182,7 +201,7 @@ impl Proxy {
         runtime.block_on(async { tokio::task::spawn_blocking(join).await })?;
         drop(admin);
         if let Some(log) = &site.log {
-            log.finish();
+            log.finish(end);
         }
         // The last to go is the key, and the journal says so.
         drop(runtime);
@@ -199,11 +218,11 @@ impl Proxy {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut rotate = signal(SignalKind::user_defined1())?;
-        let mut admin = admin::Admin::open(&self.config.admin)?;
+        let mut admin = admin::Admin::serve(std::mem::take(&mut self.admin))?;
         for (address, _) in &self.listening {
             tracing::info!(address = %Shown(address), "listening");
         }
-        let mut health = health::Checks::start(&self.site);
+        let mut _health = health::Checks::start(&self.site);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -231,14 +250,14 @@ impl Proxy {
                 match self.reload() {
                     Ok(()) => {
                         tracing::info!("the configuration was put in place");
-                        health = health::Checks::start(&self.site);
+                        _health = health::Checks::start(&self.site);
                     }
                     Err(error) => tracing::error!(error = %format!("{error:#}"), "the configuration stays as it was"),
                 }
-            } else if is_asked && let Some(log) = &self.site.log {
+            }
+            if is_asked && let Some(log) = &self.site.log {
                 log.reopen();
             }
-            let _ = &health;
         }
     }
 
@@ -266,15 +285,18 @@ impl Proxy {
             ("threads", config.threads == self.config.threads),
             ("admin", config.admin == self.config.admin),
             ("memory", config.memory == self.config.memory),
+            ("log", config.log == self.config.log),
+            ("bans.tokens", config.bans.tokens == self.config.bans.tokens),
         ] {
             if !is_same {
                 tracing::warn!(key, "this changes with a restart only");
             }
         }
+        let config = self.config.changed_to(config);
         let threads = self.threads.len();
         let before = Some((&self.config, &*self.site));
-        let lasting = Lasting { keys: &self.keys, bans: self.bans.clone(), threads, before };
-        let site = Arc::new(Site::new(&Config { keys: self.config.keys.clone(), ..config.clone() }, &lasting)?);
+        let lasting = Lasting { keys: &self.keys, bans: Some(&self.bans), threads, before };
+        let site = Arc::new(Site::new(&config, &lasting)?);
         let addresses = || site.listeners.iter().map(|listener| &listener.address);
         let is_same = addresses().eq(self.listening.iter().map(|(address, _)| address));
         let is_new = |address: &&Address| self.listening.iter().all(|(there, _)| there != *address);
@@ -292,9 +314,6 @@ impl Proxy {
         let taken = |address: &Address| all.iter_mut().find_map(|slot| slot.take_if(|(there, _)| there == address));
         self.listening = site.listeners.iter().map(|listener| &listener.address).filter_map(taken).collect();
         std::mem::replace(&mut self.site, site).retire();
-        if let Some(log) = &self.site.log {
-            log.reopen();
-        }
         if let Some((handle, secret)) = secret {
             handle.replace(secret);
         }
@@ -306,9 +325,7 @@ impl Proxy {
         if let Some(limiter) = &self.site.limiter {
             limiter.tidy();
         }
-        if let Some(bans) = &self.bans {
-            bans.tidy();
-        }
+        self.bans.tidy();
     }
 }
 
@@ -442,24 +459,45 @@ pub(crate) fn harden() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
 }
 
-/// The program's own log. Whatever is written there, and by whom, has no address in it.
-pub(crate) fn log_to_stderr(log: &config::Log) -> anyhow::Result<()> {
+/// Says if the system keeps what is forgotten here.
+fn warn_of_the_kernel() {
+    let keeps = fs::read_to_string("/proc/sys/net/ipv4/tcp_no_metrics_save").is_ok_and(|value| value.trim() == "0");
+    if keeps {
+        tracing::warn!(
+            "the kernel remembers the addresses of clients, for anybody on this machine to read by `ip tcp_metrics` \
+             (expected sysctl net.ipv4.tcp_no_metrics_save=1)"
+        );
+    }
+}
+
+/// The program's own log. Whatever is written there, and by whom, has no address in it; and nobody waits for whoever reads it.
+/// What waits is written until what is returned is dropped.
+#[must_use = "the log ends with it"]
+pub(crate) fn log_to_stderr(log: &config::Log) -> anyhow::Result<WorkerGuard> {
     let scrubber = Scrubber::word("address")?;
     scrub_panics(scrubber.clone());
     let filter = filter(log)?;
-    let writer = MakeScrubWriter::new(scrubber, io::stderr);
+    let (stderr, guard) = NonBlockingBuilder::default().buffered_lines_limit(MOST_LINES).finish(io::stderr());
+    let writer = MakeScrubWriter::new(scrubber, stderr);
     // What could not be formatted would be printed as it is.
     let builder = tracing_subscriber::fmt()
         .with_ansi(false)
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(writer);
-    if log.json { builder.json().try_init() } else { builder.try_init() }.map_err(|_| anyhow!("there is a log already"))
+    let begun = if log.json { builder.json().try_init() } else { builder.try_init() };
+    begun.map_err(|_| anyhow!("there is a log already"))?;
+    Ok(guard)
 }
 
 fn filter(log: &config::Log) -> anyhow::Result<EnvFilter> {
     const EXPECTED: &str = "expected a level such as info, or several such as warn,ipveil=debug";
-    let parse = |text: String| EnvFilter::builder().parse(text).map_err(|_| anyhow!(EXPECTED));
+    // A word that is no level is taken for the name of a module, and then nothing else is told.
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok() && !word.is_empty();
+    let parse = |text: String| {
+        let is_one = text.split(',').all(|part| part.contains('=') || is_level(part.trim()));
+        EnvFilter::builder().parse(&text).ok().filter(|_| is_one).ok_or_else(|| anyhow!(EXPECTED))
+    };
     match std::env::var("RUST_LOG") {
         Ok(levels) => parse(levels).context("RUST_LOG"),
         Err(_) => parse(log.level.clone()).context(Key::new(["log", "level"])),
@@ -477,6 +515,9 @@ impl std::fmt::Display for Shown<'_> {
         }
     }
 }
+
+/// Of the log, for whoever reads it slowly; what is more is lost.
+const MOST_LINES: usize = 4096;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);

@@ -18,12 +18,13 @@ use ipveil::{
     headers::Strip,
     policy::{Scope, Session, View},
     proxy_protocol::Receiver,
-    resolve::Source,
+    resolve::{Source, Withheld},
 };
 
 use super::{
     access_log::AccessLog,
     guard::{Bans, Limiter},
+    rarely::Rarely,
     tls,
     upstream::Upstream,
 };
@@ -57,12 +58,16 @@ pub(crate) struct Site {
     routes: Vec<Route>,
     upstreams: Vec<Arc<Upstream>>,
     is_stale: AtomicBool,
+    // Under the configurations before.
+    withheld: Vec<(Withheld, u64)>,
 }
 
 /// How connections to one address begin.
 pub(crate) struct Listener {
     pub(crate) address: config::Address,
     pub(crate) proxy_protocol: Option<Receiver>,
+    /// About PROXY headers.
+    pub(crate) complaints: Rarely,
     pub(crate) tls: Option<tls::Acceptor>,
 }
 
@@ -75,7 +80,7 @@ struct Route {
 /// What survives a change of configuration.
 pub(crate) struct Lasting<'a> {
     pub(crate) keys: &'a KeyRing,
-    pub(crate) bans: Option<Arc<Bans>>,
+    pub(crate) bans: Option<&'a Arc<Bans>>,
     pub(crate) threads: usize,
     /// The one in place, if there is one.
     pub(crate) before: Option<(&'a Config, &'a Site)>,
@@ -95,6 +100,7 @@ impl Site {
             let tls = listener.tls.as_ref().map(tls::server).transpose();
             Ok(Listener {
                 address: listener.address.0.clone(),
+                complaints: Rarely::default(),
                 proxy_protocol: (listener.proxy_protocol == ProxyProtocol::Required).then_some(receiver),
                 tls: tls.context(Key::new(["listener", &index.to_string(), "tls"]))?,
             })
@@ -105,11 +111,11 @@ impl Site {
         for (name, settings) in &config.upstream {
             // The same servers keep their connections.
             let known =
-                lasting.before.and_then(|(_, site)| site.upstreams.iter().find(|known| known.is_like(settings)));
+                lasting.before.and_then(|(_, site)| site.upstreams.iter().find(|known| known.is_like(name, settings)));
             upstreams.push(match known {
                 Some(known) => Arc::clone(known),
                 None => Arc::new(
-                    Upstream::new(settings, config.limits.idle_upstream_connections, lasting.threads)
+                    Upstream::new(name, settings, config.limits.idle_upstream_connections, lasting.threads)
                         .context(Key::new(["upstream", name]))?,
                 ),
             });
@@ -141,13 +147,14 @@ impl Site {
             has_deny: !config.deny.is_empty(),
             has_allow: !config.allow.is_empty(),
             limiter,
-            bans: lasting.bans.clone().filter(|_| config.bans.enabled),
+            bans: lasting.bans.cloned().filter(|_| config.bans.enabled),
             log: access_log(config, &policy, lasting)?,
             policy,
             resolver,
             routes,
             upstreams,
             is_stale: AtomicBool::new(false),
+            withheld: lasting.before.map_or_else(Vec::new, |(_, site)| site.all_withheld().collect()),
         })
     }
 
@@ -181,6 +188,14 @@ impl Site {
                 trailers.remove(name);
             }
         }
+    }
+
+    /// How often a client was withheld since the start.
+    pub(crate) fn all_withheld(&self) -> impl Iterator<Item = (Withheld, u64)> {
+        Withheld::ALL.iter().map(|&why| {
+            let before = self.withheld.iter().find(|(other, _)| *other == why).map_or(0, |&(_, count)| count);
+            (why, before + self.anonymize.anonymizer().withheld(why))
+        })
     }
 
     /// Whether another one is in place.
@@ -261,6 +276,7 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
             let mut cookies = privacy.cookies.iter();
             let mut session = match cookies.next() {
                 Some(first) => cookies.fold(Session::cookie(first), |session, cookie| session.or_cookie(cookie)),
+                // Then it is on, or nobody has sessions.
                 None => Session::authorization(),
             };
             if privacy.authorization {

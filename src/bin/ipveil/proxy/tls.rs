@@ -11,7 +11,7 @@ use rustls::{
     CipherSuite, ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier},
+    server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -81,15 +81,21 @@ pub(crate) fn server(settings: &config::Tls) -> anyhow::Result<Acceptor> {
     };
     let mut config = builder.with_cert_resolver(Arc::new(Certificates(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = ticketer()?;
+    if settings.client_ca.is_some() {
+        // Whoever goes on with a session shows no certificate: it may be from before this was asked for, or from another listener.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = ticketer()?;
+    }
     config.max_early_data_size = 0;
     let theirs = Arc::new(config.clone());
     config.ignore_client_order = true;
     Ok(Acceptor { ours: Arc::new(config), theirs })
 }
 
-/// One for as long as the process lives, so that sessions outlive a change of configuration. Its keys rotate by
-/// themselves.
+/// For all whose clients show no certificates, for as long as the process lives, so that sessions outlive a change of
+/// configuration. Its keys rotate by themselves.
 fn ticketer() -> anyhow::Result<Arc<dyn ProducesTickets>> {
     static TICKETER: OnceLock<Arc<dyn ProducesTickets>> = OnceLock::new();
     if let Some(ticketer) = TICKETER.get() {

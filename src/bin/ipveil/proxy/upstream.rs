@@ -25,8 +25,8 @@ use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use ipveil::proxy_protocol::Announcement;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ipveil::proxy_protocol::{self, Announcement};
 use rustls::{AlertDescription, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
@@ -37,6 +37,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     body::{BodyError, Deadline, RequestBody},
     greeting,
+    rarely::{Rarely, chain},
     small_write::poll_write_pieces,
     watch::{Due, Watch},
     worker,
@@ -76,6 +77,7 @@ impl Link {
 
 /// Some servers that do the same.
 pub(crate) struct Upstream {
+    name: String,
     pub(crate) settings: config::Upstream,
     servers: Vec<Arc<Endpoint>>,
     turn: AtomicUsize,
@@ -84,6 +86,9 @@ pub(crate) struct Upstream {
 /// One server.
 pub(crate) struct Endpoint {
     pub(crate) server: Server,
+    /// What the log calls it: where it stands in the configuration.
+    pub(crate) place: String,
+    complaints: Rarely,
     tls: Option<Tls>,
     most_idle: usize,
     is_healthy: AtomicBool,
@@ -124,11 +129,16 @@ enum Connected {
 }
 
 impl Upstream {
-    pub(crate) fn new(settings: &config::Upstream, most_idle: usize, threads: usize) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        name: &str,
+        settings: &config::Upstream,
+        most_idle: usize,
+        threads: usize,
+    ) -> anyhow::Result<Self> {
         let tls =
             settings.servers.iter().any(|server| server.0.tls).then(|| super::tls::client(settings.ca.as_deref()));
         let tls = tls.transpose()?;
-        let servers = settings.servers.iter().map(|config::Text(server)| {
+        let servers = settings.servers.iter().enumerate().map(|(index, config::Text(server))| {
             let tls = match &tls {
                 Some((any, h1)) if server.tls => {
                     let name = ServerName::try_from(server.host().to_owned())?;
@@ -138,6 +148,8 @@ impl Upstream {
             };
             Ok(Arc::new(Endpoint {
                 server: server.clone(),
+                place: format!("upstream.{name}.servers.{index}"),
+                complaints: Rarely::default(),
                 tls,
                 most_idle: most_idle.div_ceil(threads),
                 is_healthy: AtomicBool::new(true),
@@ -148,13 +160,21 @@ impl Upstream {
             }))
         });
         let servers = servers.collect::<anyhow::Result<_>>()?;
-        Ok(Self { settings: settings.clone(), servers, turn: AtomicUsize::new(0) })
+        Ok(Self { name: name.to_owned(), settings: settings.clone(), servers, turn: AtomicUsize::new(0) })
     }
 
     /// Whether these settings ask for the same.
-    pub(crate) fn is_like(&self, settings: &config::Upstream) -> bool {
+    pub(crate) fn is_like(&self, name: &str, settings: &config::Upstream) -> bool {
         // A file may have other certificates now.
-        self.settings == *settings && settings.ca.is_none()
+        self.name == name && self.settings == *settings && settings.ca.is_none()
+    }
+
+    /// In which version connections begin with a PROXY header, if they do.
+    pub(crate) fn announces(&self) -> Option<proxy_protocol::Version> {
+        Some(match self.settings.proxy_protocol?.get() {
+            1 => proxy_protocol::Version::V1,
+            _ => proxy_protocol::Version::V2,
+        })
     }
 
     pub(crate) fn servers(&self) -> &[Arc<Endpoint>] {
@@ -200,8 +220,24 @@ impl Endpoint {
         self.is_healthy.swap(is_healthy, Relaxed) != is_healthy
     }
 
-    fn failed(&self) {
+    /// It could not be reached.
+    fn failed(&self, error: &io::Error) {
+        self.complain(UNREACHABLE, error);
+        // That is our fault, not the server's.
+        if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+            self.shun();
+        }
+    }
+
+    fn shun(&self) {
         self.failed_until.store(worker::seconds() + SHUNNED, Relaxed);
+    }
+
+    /// Says what is wrong with it, now and then.
+    pub(crate) fn complain(&self, what: &'static str, error: &dyn std::error::Error) {
+        if let Some(times) = self.complaints.tell() {
+            tracing::warn!(server = self.place, times, error = %chain(error), "{what}");
+        }
     }
 
     /// Sends a request, and gives the head of the response. What was not sent is still there afterwards.
@@ -218,7 +254,7 @@ impl Endpoint {
             }
             // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
             while let Some(link) = self.take() {
-                match link.send(request, deadline, Some(self)).await {
+                match link.send(request, deadline, self, true).await {
                     Err(Failed::Unsent) => {}
                     other => return other,
                 }
@@ -228,15 +264,19 @@ impl Endpoint {
         let connect = Box::pin(self.connect(announcement.as_ref()));
         let connected = match in_time(deadline, deadline.site.deadlines.connect, connect).await {
             Ok(Ok(connected)) => connected,
-            failed => {
-                self.failed();
-                return Err(if failed.is_err() { Failed::ConnectLate } else { Failed::Connect });
+            Ok(Err(error)) => {
+                self.failed(&error);
+                return Err(Failed::Connect);
+            }
+            Err(()) => {
+                self.failed(&io::Error::from(io::ErrorKind::TimedOut));
+                return Err(Failed::ConnectLate);
             }
         };
         self.failed_until.store(0, Relaxed);
         match connected {
             // What was announced is true of this client only.
-            Connected::H1(link) => link.send(request, deadline, announcement.is_none().then_some(self)).await,
+            Connected::H1(link) => link.send(request, deadline, self, announcement.is_none()).await,
             Connected::H2(link) => {
                 if announcement.is_none() {
                     lock(self.h2_here()).push(link.clone());
@@ -260,7 +300,10 @@ impl Endpoint {
             let io = match self.link(true, announcement).await {
                 Ok((link, _)) => TokioIo::new(link),
                 Err(error) if agrees_to_none(&error) => return self.connect_for_connect(announcement).await,
-                Err(_) => return Err(Failed::Connect),
+                Err(error) => {
+                    self.complain(UNREACHABLE, &error);
+                    return Err(Failed::Connect);
+                }
             };
             let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(|_| Failed::Connect)?;
             tokio::spawn(async move {
@@ -271,14 +314,17 @@ impl Endpoint {
         let connected =
             in_time(deadline, deadline.site.deadlines.connect, connect).await.unwrap_or(Err(Failed::ConnectLate));
         if matches!(connected, Err(Failed::Connect | Failed::ConnectLate)) {
-            self.failed();
+            self.shun();
         }
         connected
     }
 
     /// A connection to a server of HTTP/2 that takes CONNECT for other protocols: RFC 8441, 3.
     async fn connect_for_connect(&self, announcement: Option<&Announcement>) -> Result<Apart, Failed> {
-        let (link, is_h2) = self.link(false, announcement).await.map_err(|_| Failed::Connect)?;
+        let (link, is_h2) = self.link(false, announcement).await.map_err(|error| {
+            self.complain(UNREACHABLE, &error);
+            Failed::Connect
+        })?;
         if !is_h2 {
             return Err(Failed::Connect);
         }
@@ -309,19 +355,42 @@ impl Endpoint {
                 if let Some(error) = deadline.watch.body_error() {
                     return Err(Failed::Request(error));
                 }
-                lock(self.h2_here()).retain(|other| !Arc::ptr_eq(&other.places, &link.places));
+                self.forget(&link);
                 *request = error.take_message();
-                Err(Failed::of(error.error()))
+                Err(self.failed_by(error.error()))
             }
             // Nobody else asks the body, which is on its way to the connection's own task.
             Err(()) if deadline.watch.is_late(Due::Progress) => Err(Failed::Request(BodyError::Late)),
-            Err(()) => Err(Failed::Late),
+            Err(()) => {
+                // Perhaps nobody is there any more: others get another connection.
+                self.forget(&link);
+                self.complain(LATE, &io::Error::from(io::ErrorKind::TimedOut));
+                Err(Failed::Late)
+            }
         }
     }
 
+    /// Why a request that was sent has no answer.
+    fn failed_by(&self, error: &hyper::Error) -> Failed {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<BodyError>());
+        if let Some(&cause) = cause {
+            return Failed::Request(cause);
+        }
+        self.complain(BROKEN, error);
+        Failed::Response
+    }
+
+    fn forget(&self, link: &Shared) {
+        lock(self.h2_here()).retain(|other| !Arc::ptr_eq(&other.places, &link.places));
+    }
+
     /// Asks on a connection of its own, for whoever is no client.
-    pub(crate) async fn ask(&self, request: Request<Empty<Bytes>>) -> anyhow::Result<StatusCode> {
-        let (link, is_h2) = self.link(!self.server.h2c, None).await?;
+    pub(crate) async fn ask(
+        &self,
+        request: Request<Empty<Bytes>>,
+        announcement: Option<&Announcement>,
+    ) -> anyhow::Result<StatusCode> {
+        let (link, is_h2) = self.link(false, announcement).await?;
         let io = TokioIo::new(link);
         if is_h2 {
             let (mut parts, body) = request.into_parts();
@@ -495,13 +564,6 @@ pub(crate) enum Failed {
     Unspoken,
 }
 
-impl Failed {
-    fn of(error: &hyper::Error) -> Self {
-        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<BodyError>());
-        cause.map_or(Self::Response, |&cause| Self::Request(cause))
-    }
-}
-
 /// A connection for one request, which asks for another protocol.
 pub(crate) enum Apart {
     H1(http1::SendRequest<RequestBody>),
@@ -557,8 +619,9 @@ impl Linked {
         mut self,
         request: &mut Option<Request<RequestBody>>,
         deadline: &Deadline,
-        // To whom the connection goes back; nobody, if it is for one request only.
-        endpoint: Option<&Arc<Endpoint>>,
+        server: &Arc<Endpoint>,
+        // Whether the connection goes back to it: not, if it is for one request only.
+        is_kept: bool,
     ) -> Result<Answer, Failed> {
         // While it is where it is: to move it takes longer.
         request.iter_mut().for_each(for_h1);
@@ -567,8 +630,11 @@ impl Linked {
         let mut is_waiting = false;
         let polled = poll_fn(|context| {
             // Nothing but the connection brings the response, so only the socket has to wake anybody.
-            worker::wakes(context, |silent| drive(&mut self.connection, silent));
-            if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            let polled = worker::wakes(context, |silent| {
+                drive(&mut self.connection, silent);
+                response.as_mut().poll(silent)
+            });
+            if let Poll::Ready(result) = polled {
                 return Poll::Ready(Some(result));
             }
             if !is_waiting {
@@ -583,15 +649,18 @@ impl Linked {
         .await;
         deadline.watch.done(Due::Phase);
         match polled {
-            Some(Ok(response)) => Ok(Answer::H1(response, self, endpoint.cloned())),
+            Some(Ok(response)) => Ok(Answer::H1(response, self, is_kept.then(|| Arc::clone(server)))),
             Some(Err(mut error)) => match error.take_message() {
                 Some(back) => {
                     *request = Some(back);
                     Err(Failed::Unsent)
                 }
-                None => Err(Failed::of(error.error())),
+                None => Err(server.failed_by(error.error())),
             },
-            None => Err(Failed::Late),
+            None => {
+                server.complain(LATE, &io::Error::from(io::ErrorKind::TimedOut));
+                Err(Failed::Late)
+            }
         }
     }
 }
@@ -610,7 +679,7 @@ impl Exchange {
 
     pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
         if let Some(link) = &mut self.link {
-            worker::wakes(context, |silent| drive(&mut link.connection, silent));
+            let _ = worker::wakes(context, |silent| Poll::Ready(drive(&mut link.connection, silent)));
         }
     }
 
@@ -634,16 +703,21 @@ impl Drop for Exchange {
 /// Of the head of an answer.
 const MOST_HEAD: u32 = 256 * 1024;
 
+/// How often a server with which HTTP/2 is spoken is asked whether it is there, and how long it may take to say so.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
 /// Of one connection, whatever the server takes.
 const MOST_STREAMS: usize = 128;
 
 /// Whoever reads slowly, or not at all, takes from the room that all streams of a connection share: there is enough of it for
 /// as many as there can be.
 fn h2_client() -> http2::Builder<TokioExecutor> {
-    const ONE: u32 = 256 * 1024;
+    const ONE: u32 = 64 * 1024;
     const ALL: u32 = MOST_STREAMS as u32 * ONE;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.initial_stream_window_size(ONE).initial_connection_window_size(ALL).max_header_list_size(MOST_HEAD);
+    // A server that is gone says nothing, and requests would wait for it until each is late.
+    builder.timer(TokioTimer::new()).keep_alive_interval(SIGN_OF_LIFE).keep_alive_timeout(SIGN_OF_LIFE);
     builder
 }
 
@@ -663,6 +737,12 @@ fn for_h1(request: &mut Request<RequestBody>) {
         && !request.headers().contains_key(CONTENT_LENGTH)
     {
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    // What was made ready for a server of HTTP/2, and came back.
+    if !request.headers().contains_key(HOST)
+        && let Some(host) = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
+    {
+        request.headers_mut().insert(HOST, host);
     }
     if request.uri().authority().is_some() || request.uri().path().is_empty() {
         // One that has nothing, or a fragment alone, is written as nothing, though it says that it is this.
@@ -774,6 +854,10 @@ impl AsyncWrite for Link {
         })
     }
 }
+
+const UNREACHABLE: &str = "a server can't be reached";
+const BROKEN: &str = "a server did not answer as it should";
+const LATE: &str = "a server did not answer in time";
 
 /// Seconds for which a server that refused a connection is not asked, if there are others.
 const SHUNNED: u32 = 10;

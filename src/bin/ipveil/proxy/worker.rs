@@ -2,12 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io, iter,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -81,9 +82,11 @@ thread_local! {
 }
 
 /// Polls something that talks to itself with wakers, which would wake whoever polls it: only the sockets in it do.
-pub(crate) fn wakes<T>(context: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+pub(crate) fn wakes<T>(context: &Context<'_>, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
     let before = WAKER.replace(Some(context.waker().clone()));
-    let result = poll(&mut Context::from_waker(Waker::noop()));
+    // A channel that says "later", because this task has had its share, would wake nobody.
+    let whole = std::pin::pin!(tokio::task::unconstrained(poll_fn(poll)));
+    let result = whole.poll(&mut Context::from_waker(Waker::noop()));
     WAKER.set(before);
     result
 }
