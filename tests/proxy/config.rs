@@ -52,6 +52,18 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
             "upstream.other.servers",
             "expected http://HOST:PORT",
         ),
+        (
+            "[upstream.other]\nservers = [\"http://127.0.0.1:99999\"]",
+            2,
+            "upstream.other.servers",
+            "expected http://HOST",
+        ),
+        ("[upstream.other]\nservers = [\"http://127.0.0.1:\"]", 2, "upstream.other.servers", "expected http://HOST"),
+        ("[log]\nlevel = \"inof\"", 2, "log.level", "expected a level"),
+        ("[privacy]\ncookies = []\nauthorization = false", 2, "privacy.cookies", "expected a cookie"),
+        ("[bans]\ntokens = 9223372036854775807", 2, "bans.tokens", "expected at most"),
+        ("[upstream.app.health]\npath = \"healthz\"", 2, "upstream.app.health.path", "starts with /"),
+        ("[[route]]\nupstream = \"app\"\n[[route]]\nupstream = \"app\"", 3, "route.1", "another route"),
         ("[upstream.other]\nservers = []", 2, "upstream.other.servers", "there is none"),
         ("[upstream.other]\nservers = [\"http://127.0.0.1:2\"]", 0, "route", "expected [[route]]"),
         (

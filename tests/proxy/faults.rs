@@ -702,3 +702,55 @@ fn a_request_that_begins_behind_another_has_time_to_go_on() {
     // But not for ever.
     assert_eq!(late.answer().status(), 408);
 }
+
+#[test]
+fn many_idle_connections_that_end_at_once_delay_nobody() {
+    const COUNT: usize = 150;
+    let (arrived, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (over, end) = (Arc::clone(&is_over), Arc::clone(&ended));
+    // All are answered when all have come, so that each is on a connection of its own; and then these end together.
+    let server = serve(move |number, mut client| {
+        while client.head().is_ok_and(|head| head.is_some()) {
+            if number < COUNT {
+                arrived.fetch_add(1, SeqCst);
+                until(|| (arrived.load(SeqCst) >= COUNT).then_some(()));
+            }
+            client.send(OK);
+            if number < COUNT {
+                until(|| over.load(SeqCst).then_some(()));
+                drop(client);
+                end.fetch_add(1, SeqCst);
+                return;
+            }
+        }
+    });
+    let edge = start(&before(server.address));
+    let mut clients: Vec<_> = (0..COUNT).map(|_| connect(edge.port)).collect();
+    for client in &mut clients {
+        client.send(get("/", ""));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "yes");
+    }
+    is_over.store(true, SeqCst);
+    until(|| (ended.load(SeqCst) == COUNT).then_some(()));
+    for _ in 0..20 {
+        assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
+    }
+}
+
+#[test]
+fn an_empty_line_begins_no_request() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[deadlines]\nrequest_head = \"300ms\"\nkeep_alive = \"60s\"\n"));
+    let mut client = connect(edge.port);
+    client.send(get("/", ""));
+    assert_eq!(client.answer().text(), "yes");
+    client.send("\r\n");
+    // For longer than a head may take, there is no answer to it.
+    client.stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
+    assert!(client.try_answer("GET").is_err());
+    client.send(get("/", ""));
+    assert_eq!(client.answer().text(), "yes");
+}

@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -465,7 +468,7 @@ fn a_server_that_takes_no_connect_is_not_asked() {
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let edge = start(&before_h2(serve_h2(move |_| {
-        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        count.fetch_add(1, SeqCst);
         async { Ok(Response::new(body(&["yes"], &[]))) }
     })));
     let mut client = connect(edge.port);
@@ -479,7 +482,7 @@ fn a_server_that_takes_no_connect_is_not_asked() {
         assert_eq!(sender.send_request(connect_request("/")).await.unwrap().status(), StatusCode::NOT_IMPLEMENTED);
         assert_eq!(text_of(sender.send_request(next).await.unwrap()).await, "yes");
     });
-    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+    assert_eq!(asked.load(SeqCst), 2);
 }
 
 #[test]
@@ -760,6 +763,43 @@ fn a_server_that_ends_its_connection_is_asked_on_another_one() {
     }
 }
 
+/// A connection of which nobody is at the other end any more says nothing.
+#[test]
+fn a_server_that_is_gone_is_asked_on_another_connection() {
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let is_gone_now = Arc::clone(&is_gone);
+    let address = run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut number = 0;
+            while let Ok((stream, _)) = socket.accept().await {
+                number += 1;
+                let (is_first, is_gone) = (number == 1, Arc::clone(&is_gone_now));
+                let service = service_fn(move |_| {
+                    let is_silent = is_first && is_gone.load(SeqCst);
+                    async move {
+                        if is_silent {
+                            std::future::pending::<()>().await;
+                        }
+                        Ok::<_, Infallible>(Response::new(body(&["yes"], &[])))
+                    }
+                });
+                let connection =
+                    http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(connection);
+            }
+        });
+        address
+    });
+    let edge = start(&(before_h2(address) + "[deadlines]\nfirst_byte = \"300ms\"\n"));
+    let get = || ask(edge.port, get("/", "connection: close\r\n"));
+    assert_eq!(get().text(), "yes");
+    is_gone.store(true, SeqCst);
+    assert_eq!(get().status(), 504);
+    assert_eq!(get().text(), "yes");
+}
+
 #[test]
 fn who_does_not_read_is_cut_off_here_too() {
     let (end, ended) = std::sync::mpsc::channel();
@@ -836,7 +876,7 @@ fn an_end_under_load_loses_no_request_here_either() {
                             match answer {
                                 Ok(response) => {
                                     assert_eq!(text(response).await.1, "yes");
-                                    count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                                    count.fetch_add(1, SeqCst);
                                 }
                                 // It was not sent, because the proxy had said that it ends: RFC 9113, 6.8.
                                 Err(error) if error.is_canceled() || is_farewell(&error) => is_over = true,
@@ -852,7 +892,7 @@ fn an_end_under_load_loses_no_request_here_either() {
         }
         clients
     });
-    crate::edge::until(|| (answered.load(std::sync::atomic::Ordering::SeqCst) > 100).then_some(()));
+    crate::edge::until(|| (answered.load(SeqCst) > 100).then_some(()));
     assert!(edge.end().success());
     run(clients.join_all());
 }
@@ -1010,7 +1050,7 @@ fn a_body_that_breaks_is_its_clients_fault() {
             let address = socket.local_addr().unwrap();
             tokio::spawn(async move {
                 while let Ok((mut stream, _)) = socket.accept().await {
-                    connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    connections.fetch_add(1, SeqCst);
                     let mut to = TcpStream::connect(server.address).await.unwrap();
                     tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut to).await });
                 }
@@ -1024,7 +1064,7 @@ fn a_body_that_breaks_is_its_clients_fault() {
     assert_eq!(ask(edge.port, post("14\r\n01234567890123456789\r\n0\r\n\r\n")).status(), 413);
     assert_eq!(ask(edge.port, post("5\r\nhello\r\nnonsense\r\n")).status(), 400);
     assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
-    assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(connections.load(SeqCst), 1);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use crate::{
     client::{Client, ask, connect, get},
     edge::{Edge, before, free_port, start, until},
-    server::{OK, answer, reply, yes},
+    server::{OK, answer, reply, serve, yes},
 };
 
 #[test]
@@ -127,6 +127,36 @@ fn a_client_that_goes_away_is_no_work_of_the_server() {
 }
 
 #[test]
+fn a_health_check_begins_as_the_server_expects() {
+    let server = serve(|_, mut client| {
+        if client.line().ok().flatten().as_deref() == Some("PROXY UNKNOWN")
+            && client.head().is_ok_and(|it| it.is_some())
+        {
+            client.send(OK);
+        }
+    });
+    let admin = free_port();
+    let edge = start(
+        &(before(server.address)
+            + &format!(
+                "proxy_protocol = 1\n[upstream.app.health]\npath = \"/\"\nevery = \"50ms\"\n[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n"
+            )),
+    );
+    until(|| (server.heard().len() >= 2).then_some(()));
+    assert!(!edge.log().contains("health changed"), "{}", edge.log());
+}
+
+#[test]
+fn the_log_says_why_no_server_answers() {
+    let edge = start(&before(([127, 0, 0, 1], free_port()).into()));
+    assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).status(), 502);
+    let log = until(|| Some(edge.log()).filter(|log| log.contains("can't be reached")));
+    assert!(log.contains("upstream.app.servers.0") && log.contains("Connection refused"), "{log}");
+    assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).status(), 502);
+    assert_eq!(edge.log().matches("can't be reached").count(), 1, "{log}");
+}
+
+#[test]
 fn a_socket_file_is_its_successors() {
     let server = yes();
     let folder = tempfile::tempdir().unwrap();
@@ -183,6 +213,7 @@ fn requests_are_counted() {
             "ipveil_connections_total 5\n",
             "ipveil_open_connections 0\n",
             "ipveil_request_seconds_count 4\n",
+            "ipveil_request_seconds_bucket{le=\"+Inf\"} 4\n",
         ];
         counts.iter().all(|count| metrics.contains(count)).then_some(())
     });

@@ -181,6 +181,12 @@ fn the_access_log_is_opened_anew() {
     ask(edge.port, get("/after", "connection: close\r\n"));
     until(|| has(&log, "/after").then_some(()));
     assert!(!has(&old, "/after") && !has(&log, "/before"));
+    // Also while there is something wrong with the configuration.
+    fs::remove_file(&log).unwrap();
+    edge.configure("nonsense");
+    edge.signal(Signal::HUP);
+    until(|| edge.log().contains("stays as it was").then_some(()));
+    until(|| log.exists().then_some(()));
 }
 
 #[test]

@@ -254,6 +254,28 @@ fn only_clients_with_a_certificate_are_served_if_that_is_asked_for() {
 }
 
 #[test]
+fn no_session_from_elsewhere_replaces_a_certificate() {
+    let (server, authority) = (yes(), Authority::new());
+    let edge = secure(&server, &authority, "");
+    // It remembers sessions, and offers them to whoever has that name.
+    let connector = authority.client(&[], None);
+    let ask = || async {
+        let mut stream = handshake(edge.port, &connector, "example.com").await?;
+        ask_h1(&mut stream).await?;
+        Ok::<_, std::io::Error>(stream.get_ref().1.handshake_kind())
+    };
+    run(async {
+        ask().await.unwrap();
+        assert_eq!(ask().await.unwrap(), Some(rustls::HandshakeKind::Resumed));
+    });
+    let open = std::fs::read_to_string(edge.path("ipveil.toml")).unwrap();
+    edge.write("ipveil.toml", open.replace("[listener.tls]", "[listener.tls]\nclient_ca = \"ca.pem\""));
+    edge.reload();
+    run(async { assert!(ask().await.is_err()) });
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
 fn what_is_no_handshake_ends() {
     let (server, authority) = (yes(), Authority::new());
     let edge = secure(&server, &authority, "");
