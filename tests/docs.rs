@@ -85,7 +85,7 @@ fn the_template_names_every_key_with_its_default() {
             fs::write(&path, all.join("\n")).unwrap();
             let check = ipveil().args(["proxy", "--check", "--config"]).arg(&path).output().unwrap();
             let said = String::from_utf8_lossy(&check.stderr).into_owned();
-            if said.contains("unknown field") {
+            if said.contains("unknown key") {
                 unknown.push(said);
             }
         }

@@ -1,6 +1,6 @@
 //! Where 32 secret bytes live: memory that is not swapped, not dumped, and wiped when dropped.
 //!
-//! The only module with `unsafe`: nothing in the standard library locks memory.
+//! The library's only module with `unsafe`: nothing in the standard library locks memory.
 #![allow(unsafe_code, reason = "mapping and locking memory is a matter of system calls")]
 
 use std::fmt;

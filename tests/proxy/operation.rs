@@ -193,6 +193,14 @@ fn commands_are_for_the_owner_only_from_the_beginning() {
 }
 
 #[test]
+fn a_socket_is_for_whom_it_should_be() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[[listener]]\naddress = \"unix:$FOLDER/socket\"\nmode = \"0622\"\n"));
+    let mode = fs::metadata(edge.path("socket")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o622);
+}
+
+#[test]
 fn requests_are_counted() {
     let server = yes();
     let admin = free_port();

@@ -8,9 +8,10 @@ use crate::admin;
 #[derive(clap::Args)]
 pub(crate) struct Ban {
     /// As the log of the running epoch shows it.
+    #[arg(value_parser = pseudonym)]
     pseudonym: String,
     /// How long, such as 30m, 1h or 7d. It lasts beyond a rotation of the key as long as the client keeps coming.
-    #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = time)]
     time: Duration,
     #[command(flatten)]
     socket: Socket,
@@ -20,6 +21,7 @@ pub(crate) struct Ban {
 #[derive(clap::Args)]
 pub(crate) struct Unban {
     /// The pseudonym under which it was banned.
+    #[arg(value_parser = pseudonym)]
     pseudonym: String,
     #[command(flatten)]
     socket: Socket,
@@ -43,8 +45,25 @@ pub(crate) struct Socket {
     admin: PathBuf,
 }
 
+fn time(text: &str) -> Result<Duration, &'static str> {
+    let seconds = |time: &Duration| (1..=MOST_SECONDS).contains(&time.as_secs());
+    humantime::parse_duration(text).ok().filter(seconds).ok_or("expected a time such as 30m or 7d, from 1s to a year")
+}
+
+/// A year: nobody counts to the end of time.
+pub(crate) const MOST_SECONDS: u64 = 366 * 24 * 60 * 60;
+
+/// As it may stand in a log: letters, digits, and what is between them in addresses.
+fn pseudonym(text: &str) -> Result<String, &'static str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'.');
+    let is_one = !text.is_empty() && text.bytes().all(fits);
+    is_one
+        .then(|| text.to_owned())
+        .ok_or("expected a pseudonym as the log shows it, such as _6qpsnxvybs3di53pzcj5qclrvq")
+}
+
 pub(crate) fn ban(arguments: &Ban) -> anyhow::Result<()> {
-    let target = format!("/bans?name={}&seconds={}", arguments.pseudonym, arguments.time.as_secs().max(1));
+    let target = format!("/bans?name={}&seconds={}", arguments.pseudonym, arguments.time.as_secs());
     admin::say(&admin::ask(&arguments.socket.admin, "POST", &target)?)
 }
 

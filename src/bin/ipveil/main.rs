@@ -21,7 +21,7 @@ mod scrub;
 #[cfg(feature = "proxy")]
 mod wipe;
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -122,13 +122,18 @@ fn man() -> anyhow::Result<()> {
     command.build();
     let mut out = std::io::stdout().lock();
     clap_mangen::Man::new(command.clone()).render(&mut out)?;
+    man_of_parts(&command, "ipveil", &mut out)
+}
+
+fn man_of_parts(command: &clap::Command, above: &str, out: &mut impl std::io::Write) -> anyhow::Result<()> {
     for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
-        let name = format!("ipveil {}", part.get_name());
+        let name = format!("{above} {}", part.get_name());
         writeln!(out, ".SH \"{}\"", name.to_uppercase())?;
         let page = clap_mangen::Man::new(part.clone());
-        page.render_synopsis_section(&mut out)?;
-        page.render_description_section(&mut out)?;
-        page.render_options_section(&mut out)?;
+        page.render_synopsis_section(out)?;
+        page.render_description_section(out)?;
+        page.render_options_section(out)?;
+        man_of_parts(part, &name, out)?;
     }
     Ok(())
 }

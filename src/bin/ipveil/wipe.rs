@@ -31,12 +31,17 @@ pub(crate) struct Wiping;
 // SAFETY: mimalloc is an allocator, and its functions are called with what they were made for.
 unsafe impl GlobalAlloc for Wiping {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match is_aligned_anyway(layout) {
+        let memory: *mut u8 = match is_aligned_anyway(layout) {
             // SAFETY: it may be called with any size.
             true => unsafe { mi_malloc(layout.size()) }.cast(),
             // SAFETY: an alignment is a power of two.
             false => unsafe { mi_malloc_aligned(layout.size(), layout.align()) }.cast(),
+        };
+        if layout.size() == BLOCK && !memory.is_null() {
+            // SAFETY: the note is the end of the block, which is new and nobody's yet; and bytes have no alignment.
+            unsafe { memory.add(BLOCK - NOTE).cast::<Note>().write([[0; 8]; 2]) };
         }
+        memory
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -123,9 +128,9 @@ unsafe fn used(memory: *mut u8, layout: Layout) -> usize {
     if layout.size() != BLOCK {
         return layout.size();
     }
-    // SAFETY: it is in the block, whatever is in there; and bytes have no alignment.
+    // SAFETY: it is in the block; and bytes have no alignment.
     let place = unsafe { memory.add(BLOCK - NOTE) }.cast::<Note>();
-    // SAFETY: as above.
+    // SAFETY: `alloc` and `alloc_zeroed` wrote there, so there is something.
     let [found, used] = unsafe { place.read_volatile() };
     let used = usize::from_ne_bytes(used);
     if found != sign(memory.addr() + BLOCK) || used > BLOCK - NOTE {

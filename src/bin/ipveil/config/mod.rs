@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
 use self::source::Source;
-pub(crate) use self::values::{Address, Header, Host, Server, ServerAt, Text};
+pub(crate) use self::values::{Address, Header, Host, Mode, Server, ServerAt, Text};
 
 /// What `ipveil init` writes: every key, with its default and why.
 pub(crate) const TEMPLATE: &str = include_str!("template.toml");
@@ -52,6 +52,8 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Listener {
     pub(crate) address: Text<Address>,
+    #[serde(default)]
+    pub(crate) mode: Option<Text<Mode>>,
     #[serde(default)]
     pub(crate) proxy_protocol: ProxyProtocol,
     #[serde(default)]
@@ -371,7 +373,7 @@ impl Config {
         let mut config = Self {
             listener: listen
                 .into_iter()
-                .map(|address| Listener { address, proxy_protocol: ProxyProtocol::Forbidden, tls: None })
+                .map(|address| Listener { address, mode: None, proxy_protocol: ProxyProtocol::Forbidden, tls: None })
                 .collect(),
             upstream: BTreeMap::from([("app".to_owned(), upstream)]),
             ..Self::default()
@@ -453,6 +455,9 @@ impl Config {
             if !is_first {
                 return wrong(&["listener", &index, "address"], "another listener has it, too");
             }
+            if listener.mode.is_some() && !matches!(listener.address.0, Address::Unix(_)) {
+                return wrong(&["listener", &index, "mode"], "there is no file (expected an address unix:PATH)");
+            }
             if listener.proxy_protocol == ProxyProtocol::Required && self.client.trusted.is_empty() {
                 return wrong(
                     &["listener", &index, "proxy_protocol"],
@@ -469,6 +474,14 @@ impl Config {
                 "any client could write that header (expected client.trusted with the proxies' networks)",
             );
         }
+        if self.view.is_empty() {
+            self.view = default_views();
+        }
+        let needs_hosts = self.privacy.anonymous_per_host
+            || self.view.values().any(|view| view.scope.unwrap_or(self.privacy.scope) == ScopeKind::Host);
+        if needs_hosts && self.privacy.hosts.is_empty() {
+            return wrong(&["privacy", "hosts"], "there is none (expected the names of your sites)");
+        }
         if self.keys.file.is_some() && self.keys.redis.is_some() {
             return wrong(&["keys"], "keys come from one source (expected file, or redis, or neither)");
         }
@@ -482,9 +495,6 @@ impl Config {
         }
         if self.client.hops.is_some() && self.client.source.is_none() {
             return wrong(&["client", "hops"], "there is nothing to count in (expected client.source)");
-        }
-        if self.view.is_empty() {
-            self.view = default_views();
         }
         if self.access_log.is_on() && !self.view.contains_key("log") {
             return wrong(

@@ -59,6 +59,19 @@ impl fmt::Display for Address {
     }
 }
 
+/// Who may connect to the file of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mode(pub(crate) u32);
+
+impl FromStr for Mode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && text.len() >= 3);
+        mode.map(Self).ok_or("expected who may connect in octal, such as \"0660\"")
+    }
+}
+
 /// A server that requests go to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Server {

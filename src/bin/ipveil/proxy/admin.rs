@@ -30,7 +30,10 @@ use super::{
     site::{LOG, Site},
     worker::Workers,
 };
-use crate::config::{self, Address};
+use crate::{
+    bans::MOST_SECONDS,
+    config::{self, Address},
+};
 
 /// What is shown.
 #[derive(Clone)]
@@ -58,7 +61,7 @@ pub(crate) fn open(settings: &config::Admin) -> anyhow::Result<Vec<Listening>> {
             tracing::warn!(port = address.port(), "metrics can be read from other machines");
         }
     }
-    settings.listen.iter().map(|address| Listening::open_for_owner(&address.0)).collect()
+    settings.listen.iter().map(|address| Listening::open(&address.0, Some(0o600))).collect()
 }
 
 impl Admin {
@@ -182,8 +185,7 @@ fn bans(method: &Method, query: &str, state: &State) -> Response<Full<Bytes>> {
             let (Some(name), Some(seconds @ 1..)) = (value("name"), seconds) else {
                 return text(StatusCode::BAD_REQUEST, "expected name and seconds, at least one\n");
             };
-            // Nobody counts to the end of time.
-            let time = Duration::from_secs(seconds).min(Duration::from_secs(366 * 24 * 60 * 60));
+            let time = Duration::from_secs(seconds).min(Duration::from_secs(MOST_SECONDS));
             if bans.ban(name, time) {
                 tracing::info!(name, seconds = time.as_secs(), "banned by command");
                 text(StatusCode::OK, "banned\n")

@@ -28,16 +28,8 @@ pub(crate) enum Listening {
 }
 
 impl Listening {
-    pub(crate) fn open(address: &Address) -> anyhow::Result<Self> {
-        Self::with_mode(address, None)
-    }
-
-    /// If it is a file, only its owner may connect, from the moment that it is there.
-    pub(crate) fn open_for_owner(address: &Address) -> anyhow::Result<Self> {
-        Self::with_mode(address, Some(0o600))
-    }
-
-    fn with_mode(address: &Address, mode: Option<u32>) -> anyhow::Result<Self> {
+    /// If it is a file, it has that mode from the moment that it is there.
+    pub(crate) fn open(address: &Address, mode: Option<u32>) -> anyhow::Result<Self> {
         match address {
             Address::Tcp(address) => tcp(*address).map(Self::Tcp).with_context(|| address.to_string()),
             Address::Unix(path) => unix(path, mode).with_context(|| path.display().to_string()),

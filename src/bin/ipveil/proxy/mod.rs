@@ -64,7 +64,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use self::{
     guard::Bans,
     listen::Listening,
-    site::{Lasting, Site},
+    site::{Lasting, Listener, Site},
     worker::{Message, Workers},
 };
 use crate::{
@@ -149,8 +149,7 @@ impl Proxy {
         let (keys, secret, journal) = keys(&config, &bans)?;
         let lasting = Lasting { keys: &keys, bans: Some(&bans), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
-        let listening =
-            site.listeners.iter().map(|listener| Ok((listener.address.clone(), Listening::open(&listener.address)?)));
+        let listening = site.listeners.iter().map(|listener| Ok((listener.address.clone(), listener.open()?)));
         let listening: Vec<_> = listening.collect::<anyhow::Result<_>>()?;
         // All that can be refused comes before the first client.
         let admin = admin::open(&config.admin)?;
@@ -299,8 +298,8 @@ impl Proxy {
         let site = Arc::new(Site::new(&config, &lasting)?);
         let addresses = || site.listeners.iter().map(|listener| &listener.address);
         let is_same = addresses().eq(self.listening.iter().map(|(address, _)| address));
-        let is_new = |address: &&Address| self.listening.iter().all(|(there, _)| there != *address);
-        let opened = addresses().filter(is_new).map(|address| Ok((address.clone(), Listening::open(address)?)));
+        let is_new = |listener: &&Listener| self.listening.iter().all(|(there, _)| *there != listener.address);
+        let opened = site.listeners.iter().filter(is_new).map(|new| Ok((new.address.clone(), new.open()?)));
         let opened: Vec<_> = opened.collect::<anyhow::Result<_>>()?;
         let all = || self.listening.iter().chain(&opened);
         let ordered: Vec<_> = addresses().filter_map(|address| all().find(|(there, _)| there == address)).collect();
@@ -435,7 +434,9 @@ fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
 }
 
 fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
-    FleetSecret::read(&fleet.secret).context(Key::new(["keys", "redis", "secret"]))
+    FleetSecret::read(&fleet.secret)
+        .with_context(|| fleet.secret.display().to_string())
+        .context(Key::new(["keys", "redis", "secret"]))
 }
 
 /// The secret is read again with each configuration, from wherever that says.

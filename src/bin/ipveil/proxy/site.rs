@@ -24,6 +24,7 @@ use ipveil::{
 use super::{
     access_log::AccessLog,
     guard::{Bans, Limiter},
+    listen::Listening,
     rarely::Rarely,
     tls,
     upstream::Upstream,
@@ -65,10 +66,17 @@ pub(crate) struct Site {
 /// How connections to one address begin.
 pub(crate) struct Listener {
     pub(crate) address: config::Address,
+    mode: Option<u32>,
     pub(crate) proxy_protocol: Option<Receiver>,
     /// About PROXY headers.
     pub(crate) complaints: Rarely,
     pub(crate) tls: Option<tls::Acceptor>,
+}
+
+impl Listener {
+    pub(crate) fn open(&self) -> anyhow::Result<Listening> {
+        Listening::open(&self.address, self.mode)
+    }
 }
 
 struct Route {
@@ -100,6 +108,7 @@ impl Site {
             let tls = listener.tls.as_ref().map(tls::server).transpose();
             Ok(Listener {
                 address: listener.address.0.clone(),
+                mode: listener.mode.as_ref().map(|mode| mode.0.0),
                 complaints: Rarely::default(),
                 proxy_protocol: (listener.proxy_protocol == ProxyProtocol::Required).then_some(receiver),
                 tls: tls.context(Key::new(["listener", &index.to_string(), "tls"]))?,
@@ -377,6 +386,10 @@ fn strip(privacy: &config::Privacy, source: Option<&config::Text<config::Header>
 fn list(lists: &Lists, name: &str) -> anyhow::Result<TrustedProxies> {
     let mut networks = lists.networks.clone();
     for (index, entry) in networks.iter().enumerate() {
+        // Who is on the same machine has no address.
+        if entry.eq_ignore_ascii_case("unix") {
+            return Err(anyhow!("expected a network").context(Key::new([name, "networks", &index.to_string()])));
+        }
         network(entry).context(Key::new([name, "networks", &index.to_string()]))?;
     }
     for (index, file) in lists.files.iter().enumerate() {
