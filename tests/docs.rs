@@ -92,6 +92,53 @@ fn the_template_names_every_key_with_its_default() {
         number += count;
     }
     assert!(unknown.is_empty(), "{unknown:?}");
+
+    // What the program says could stand in place of a key that is none is in the template.
+    for table in [
+        "",
+        "client",
+        "privacy",
+        "view.app",
+        "keys",
+        "keys.redis",
+        "upstream.app",
+        "upstream.app.health",
+        "[route]",
+        "access_log",
+        "log",
+        "admin",
+        "geo",
+        "deny",
+        "allow",
+        "rate_limit",
+        "bans",
+        "limits",
+        "deadlines",
+        "memory",
+        "[listener]",
+        "listener.tls",
+    ] {
+        let listener = "[[listener]]\naddress = \"127.0.0.1:1\"\n";
+        let wrong = match table {
+            "" => format!("no_key = 1\n{listener}"),
+            table => format!("{listener}[{table}]\nno_key = 1\n"),
+        };
+        fs::write(&path, wrong).unwrap();
+        let check = ipveil().args(["proxy", "--check", "--config"]).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        let keys: Vec<_> = said.split('`').skip(1).step_by(2).collect();
+        assert!(said.contains("unknown key") && !keys.is_empty(), "{table}: {said}");
+        for key in keys {
+            let is_named = text.lines().any(|line| {
+                let line = line.trim_start_matches("# ");
+                line.starts_with(&format!("{key} = "))
+                    || line.starts_with('[') && line.contains(key)
+                    || line.contains(&format!("{{ {key} = "))
+                    || line.contains(&format!(", {key} = "))
+            });
+            assert!(is_named, "{table}: {key}");
+        }
+    }
     let listed = Command::new(env!("CARGO_BIN_EXE_ipveil")).args(["init", "-"]).output().unwrap();
     assert_eq!(String::from_utf8(listed.stdout).unwrap(), text);
 }
