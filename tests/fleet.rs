@@ -17,7 +17,8 @@ use std::{
 use ipveil::{
     ClientAddr, KeyRing, Policy, Pseudonym,
     keys::{
-        Epochs, KeyEvent, KeyId, ManualClock, Notice, Origin, Reason, SystemClock, WhenUnavailable,
+        Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, ManualClock, Notice, Origin, Reason, Request,
+        RingHandle, SystemClock, WhenUnavailable,
         fleet::{Console, FleetError, FleetSecret, RedisSource, SecretHandle, StoreAddress},
     },
     policy::{Scope, View},
@@ -84,7 +85,7 @@ impl Fleet {
         self.join_as(source(url, &self.secret))
     }
 
-    fn join_as(&self, source: RedisSource) -> Node {
+    fn join_as(&self, source: impl KeySource + 'static) -> Node {
         let events: Arc<Mutex<Vec<KeyEvent>>> = Arc::default();
         let told = events.clone();
         let keys = KeyRing::builder(source, self.epochs)
@@ -253,6 +254,62 @@ fn a_store_that_says_nothing_delays_nobody() {
     }
     gate.open();
     within(Duration::from_secs(5), "the fleet's key", || node.key());
+}
+
+/// A source, and what it has heard of: it destroys its private halves when it does.
+struct Overheard {
+    source: RedisSource,
+    destroyed: Arc<Mutex<Vec<KeyId>>>,
+    rotated: Arc<AtomicBool>,
+}
+
+impl KeySource for Overheard {
+    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+        self.source.key(request)
+    }
+
+    fn attach(&mut self, ring: RingHandle) {
+        self.source.attach(ring);
+    }
+
+    fn destroyed(&mut self, epoch: Epoch, key: KeyId) {
+        self.source.destroyed(epoch, key);
+        self.destroyed.lock().unwrap().push(key);
+    }
+
+    fn rotated(&mut self, epoch: Epoch) {
+        self.source.rotated(epoch);
+        self.rotated.store(true, Ordering::SeqCst);
+    }
+
+    fn tend(&mut self) -> Option<Duration> {
+        self.source.tend()
+    }
+}
+
+#[test]
+fn answers_that_never_end_keep_nobody_from_destroying_private_halves() {
+    // A byte now and then, and as much as the node takes.
+    for (bytes, rest) in [(1, Duration::from_millis(100)), (1 << 16, Duration::ZERO)] {
+        let (server, fleet) = (Server::start(), fleet());
+        let gate = Gate::before(server.port);
+        let (destroyed, rotated): (Arc<Mutex<Vec<KeyId>>>, Arc<AtomicBool>) = Default::default();
+        let source = source(&gate.url(), &fleet.secret);
+        let node = fleet.join_as(Overheard { source, destroyed: destroyed.clone(), rotated: rotated.clone() });
+        let key = node.key().unwrap();
+        gate.answer_without_end(bytes, rest);
+        until("it listens", || (gate.longest_answer() > 0).then_some(()));
+        fleet.clock.advance(DAY);
+        until("it hears of the epoch's end", || destroyed.lock().unwrap().contains(&key).then_some(()));
+        let _ = node.keys.rotate();
+        until("it hears of the rotation", || rotated.load(Ordering::SeqCst).then_some(()));
+        // What it takes, and what the system holds ready for it.
+        assert!(gate.longest_answer() < 32 << 20, "{}", gate.longest_answer());
+        let notice = Notice::StoreUnreachable("it does not answer in time");
+        assert!(rest.is_zero() || node.notices().contains(&notice), "{:?}", node.notices());
+        gate.open();
+        within(Duration::from_secs(5), "the fleet's key", || node.key());
+    }
 }
 
 #[test]

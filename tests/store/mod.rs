@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, Once,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -157,13 +157,22 @@ struct State {
     open: Mutex<Vec<TcpStream>>,
     // Connections stay, and nothing gets through: what a pulled cable looks like.
     is_frozen: AtomicBool,
+    // Questions get answers that never end: so much, so often.
+    endless: Mutex<Option<(usize, Duration)>>,
+    longest_answer: AtomicUsize,
 }
 
 impl State {
-    fn pass_on(&self, from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
+    fn pass_on(&self, from: &mut TcpStream, to: &mut TcpStream, is_question: bool) -> io::Result<()> {
         let mut bytes = [0; 16_384];
         loop {
             let read = from.read(&mut bytes)?;
+            if self.endless().is_some() && read > 0 {
+                if is_question {
+                    self.answer_without_end(from)?;
+                }
+                continue;
+            }
             while self.is_frozen.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(5));
             }
@@ -172,6 +181,24 @@ impl State {
             }
             to.write_all(&bytes[..read])?;
         }
+    }
+}
+
+impl State {
+    fn endless(&self) -> Option<(usize, Duration)> {
+        *self.endless.lock().unwrap()
+    }
+
+    fn answer_without_end(&self, to: &mut TcpStream) -> io::Result<()> {
+        to.write_all(b"$2000000000\r\n")?;
+        let mut length = 0;
+        while let Some((bytes, rest)) = self.endless() {
+            to.write_all(&vec![b'x'; bytes])?;
+            length += bytes;
+            self.longest_answer.fetch_max(length, Ordering::SeqCst);
+            thread::sleep(rest);
+        }
+        to.shutdown(Shutdown::Both)
     }
 }
 
@@ -185,6 +212,8 @@ impl Gate {
                 is_silent: AtomicBool::new(false),
                 open: Mutex::default(),
                 is_frozen: AtomicBool::new(false),
+                endless: Mutex::new(None),
+                longest_answer: AtomicUsize::new(0),
             }),
         };
         let state = gate.state.clone();
@@ -198,11 +227,11 @@ impl Gate {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, is_question) in [(&client, &server, true), (&server, &client, false)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let state = state.clone();
                     thread::spawn(move || {
-                        let _ = state.pass_on(&mut from, &mut to);
+                        let _ = state.pass_on(&mut from, &mut to, is_question);
                         let _ = to.shutdown(Shutdown::Both);
                         let _ = from.shutdown(Shutdown::Both);
                     });
@@ -232,7 +261,18 @@ impl Gate {
         self.state.is_frozen.store(true, Ordering::SeqCst);
     }
 
+    /// From now on no answer ends: so many bytes, and again after `rest`.
+    pub(crate) fn answer_without_end(&self, bytes: usize, rest: Duration) {
+        *self.state.endless.lock().unwrap() = Some((bytes, rest));
+    }
+
+    /// How much of such an answer was taken.
+    pub(crate) fn longest_answer(&self) -> usize {
+        self.state.longest_answer.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn open(&self) {
+        *self.state.endless.lock().unwrap() = None;
         self.state.is_frozen.store(false, Ordering::SeqCst);
         self.state.is_shut.store(false, Ordering::SeqCst);
         self.state.is_silent.store(false, Ordering::SeqCst);

@@ -44,6 +44,7 @@ impl Console {
     ///
     /// A [`FleetError`] if the store can't be used, or holds no fleet of this secret.
     pub fn status(&mut self, now: SystemTime) -> Result<FleetStatus, FleetError> {
+        self.store.begin();
         let epochs = self.epochs()?;
         let epoch = epochs.at(now);
         let generation = self.generation(epoch.0)?;
@@ -102,6 +103,7 @@ impl Console {
     ///
     /// As [`status`](Self::status).
     pub fn rotate_now(&mut self, now: SystemTime) -> Result<u64, FleetError> {
+        self.store.begin();
         let epochs = self.epochs()?;
         let present = epochs.at(now).0;
         let mut rotated = 0;

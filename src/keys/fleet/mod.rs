@@ -32,8 +32,9 @@
 //!
 //! Delay, delete, and bring back what was there before in the same place. So pseudonyms may differ between nodes, or change
 //! in the middle of an epoch; each node that has no key of the fleet makes its own, or withholds
-//! ([`WhenUnavailable`](super::WhenUnavailable)). He can have nodes use memory, by answers without end. He can't read a key,
-//! nor become a member, nor have a node take a key that no node of this epoch has minted.
+//! ([`WhenUnavailable`](super::WhenUnavailable)). He can't read a key, nor become a member, nor have a node take a key that no
+//! node of this epoch has minted. Answers that come slowly, or never end, are given up: a node listens for four seconds in one
+//! turn, to four megabytes in one answer.
 //!
 //! # What a thief of the fleet secret can do
 //!
@@ -47,9 +48,12 @@
 //! wrong does not lose claims. What is wrong is told as a [`Notice`](super::Notice): another secret or another length
 //! of epochs in the namespace, a clock that differs by more than [`RedisSource::SKEW`], a rotation that was heard of late.
 //!
-//! Private halves are destroyed by the thread that talks to the store: within the time that the store is given to answer, and
-//! the system to find its address, a few seconds as a rule, after the epoch's end. The key itself does not wait for that.
+//! Private halves are destroyed by the thread that talks to the store. It is busy for at most four seconds with one turn,
+//! however the store behaves, and has no more than two to end before it hears that an epoch has ended or that somebody has
+//! rotated. So private halves may outlive their epoch, or a rotation, by eight seconds, and by as long as the system takes to
+//! find the store's address (a number in the place of a name takes no time). The key itself does not wait for that.
 
+mod connection;
 mod console;
 mod record;
 mod sealed;

@@ -218,6 +218,13 @@ impl RedisSource {
         u64::try_from(left.as_millis()).ok()
     }
 
+    /// What the ring's call begins with: so that the store, whatever it answers, keeps private halves no longer than one such
+    /// call may take.
+    fn begin(&mut self) {
+        self.forget_the_past();
+        self.store.begin();
+    }
+
     /// Forgets what is over: with the private halves goes whatever was sealed for this node.
     fn forget_the_past(&mut self) {
         let present = self.ring.as_ref().and_then(RingHandle::epoch);
@@ -683,7 +690,7 @@ impl RedisSource {
 
     /// All that is not asked for: others are answered, splits are healed, rotations are heard of.
     fn attend(&mut self) -> Result<(), Trouble> {
-        self.forget_the_past();
+        self.begin();
         let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
         let present = ring.epoch().ok_or(Trouble::StayOut)?;
         let turned = self.turn(present.0, false);
@@ -717,7 +724,7 @@ impl RedisSource {
 
 impl KeySource for RedisSource {
     fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
-        self.forget_the_past();
+        self.begin();
         if self.node.member == 0 {
             self.node.member = random_number().ok_or(KeyError::Random)?;
         }
@@ -763,11 +770,16 @@ impl KeySource for RedisSource {
 
     fn rotated(&mut self, epoch: Epoch) {
         let Some(now) = self.ring.as_ref().and_then(RingHandle::now) else { return };
+        self.begin();
         self.take_secret();
-        for epoch in [epoch.0, epoch.0 + 1] {
-            let generation =
-                Generation { number: self.generation(epoch).saturating_add(1), at: milliseconds(now.wall) };
+        let at = milliseconds(now.wall);
+        // All private halves first: the store takes its time.
+        let entered = [epoch.0, epoch.0 + 1].map(|epoch| {
+            let generation = Generation { number: self.generation(epoch).saturating_add(1), at };
             self.enter(epoch, generation, true);
+            (epoch, generation)
+        });
+        for (epoch, generation) in entered {
             if self.spread(epoch, generation, now.wall).is_err() {
                 self.unspread.insert(epoch);
             }
@@ -793,6 +805,8 @@ impl Drop for RedisSource {
     fn drop(&mut self) {
         // A node that ends is no longer listed; if the store is away it goes from the list by itself.
         if self.greeted.is_some() {
+            self.slots.clear();
+            self.store.begin();
             let name = Names(&self.node.namespace).nodes();
             let _ = self.store.ask(&[cmd("HDEL").arg(name).arg(field(self.node.member)).take()]);
         }

@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use redis::{
-    Client, Cmd, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind, IntoConnectionInfo as _, RedisError,
-    RedisResult, ServerErrorKind, Value,
-    cluster::{ClusterClient, ClusterClientBuilder},
-    cmd, pipe,
+    Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult, ServerErrorKind,
+    Value, cmd, from_redis_value,
 };
 
-use super::FleetError;
+use super::{FleetError, connection::Connection};
 
 /// Where the store is. Redis 7 or later, or Valkey.
 ///
@@ -26,9 +24,9 @@ pub struct StoreAddress(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Single(Client),
-    Sentinels { master: String, sentinels: Vec<Client> },
-    Cluster(ClusterClient),
+    Single(ConnectionInfo),
+    Sentinels { master: String, sentinels: Vec<ConnectionInfo> },
+    Cluster(Vec<ConnectionInfo>),
 }
 
 impl StoreAddress {
@@ -38,7 +36,7 @@ impl StoreAddress {
     ///
     /// [`FleetError::Address`] if it is not such a URL. It is never quoted.
     pub fn single(url: &str) -> Result<Self, FleetError> {
-        client(url).map(Kind::Single).map(Self)
+        address(url).map(Kind::Single).map(Self)
     }
 
     /// The master of that name, as sentinels know it. Its user, password, database and TLS are those of the first URL.
@@ -47,7 +45,7 @@ impl StoreAddress {
     ///
     /// As [`single`](Self::single).
     pub fn sentinels<'a>(master: &str, urls: impl IntoIterator<Item = &'a str>) -> Result<Self, FleetError> {
-        let sentinels: Vec<_> = urls.into_iter().map(client).collect::<Result<_, _>>()?;
+        let sentinels: Vec<_> = urls.into_iter().map(address).collect::<Result<_, _>>()?;
         if sentinels.is_empty() || master.is_empty() {
             return Err(FleetError::Address);
         }
@@ -60,34 +58,45 @@ impl StoreAddress {
     ///
     /// As [`single`](Self::single).
     pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<Self, FleetError> {
-        let nodes: Vec<_> = urls
-            .into_iter()
-            .map(|url| client(url).map(|client| client.get_connection_info().clone()))
-            .collect::<Result<_, _>>()?;
-        ClusterClientBuilder::new(nodes)
-            .connection_timeout(TIMEOUT)
-            .response_timeout(TIMEOUT)
-            .retries(1)
-            .build()
-            .map(|client| Self(Kind::Cluster(client)))
-            .map_err(|_| FleetError::Address)
+        let nodes: Vec<_> = urls.into_iter().map(address).collect::<Result<_, _>>()?;
+        if nodes.is_empty() {
+            return Err(FleetError::Address);
+        }
+        Ok(Self(Kind::Cluster(nodes)))
     }
 
-    fn connect(&self) -> RedisResult<Box<dyn ConnectionLike + Send>> {
-        match &self.0 {
-            Kind::Single(client) => connect(client),
-            Kind::Sentinels { master, sentinels } => {
-                let mut last = RedisError::from((ErrorKind::EmptySentinelList, "no sentinel"));
-                for sentinel in sentinels {
-                    match master_of(sentinel, master, sentinels).and_then(|master| connect(&master)) {
-                        Ok(connection) => return Ok(connection),
-                        Err(error) => last = error,
-                    }
+    fn connect(&self, until: Instant) -> RedisResult<Connection> {
+        let first = |all: &[ConnectionInfo], connect: &dyn Fn(&ConnectionInfo) -> RedisResult<Connection>| {
+            let mut last = RedisError::from((ErrorKind::EmptySentinelList, "no server"));
+            for one in all {
+                match connect(one) {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => last = error,
                 }
-                Err(last)
             }
-            Kind::Cluster(client) => Ok(Box::new(client.get_connection()?)),
+            Err(last)
+        };
+        match &self.0 {
+            Kind::Single(server) => Connection::open(server, until),
+            Kind::Sentinels { master, sentinels } => {
+                let like = sentinels.first();
+                first(sentinels, &|sentinel| {
+                    let (host, port) = master_of(sentinel, master, until)?;
+                    Connection::open(&elsewhere(like.unwrap_or(sentinel), host, port)?, until)
+                })
+            }
+            Kind::Cluster(nodes) => first(nodes, &|node| Connection::open(node, until)),
         }
+    }
+
+    /// Where a node of a cluster says that the namespace is, which is all in one place.
+    fn moved(&self, error: &RedisError) -> Option<ConnectionInfo> {
+        let Kind::Cluster(nodes) = &self.0 else { return None };
+        if error.kind() != ErrorKind::Server(ServerErrorKind::Moved) {
+            return None;
+        }
+        let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
+        elsewhere(nodes.first()?, host.to_owned(), port.parse().ok()?).ok()
     }
 }
 
@@ -98,43 +107,43 @@ impl std::fmt::Debug for StoreAddress {
     }
 }
 
-fn client(url: &str) -> Result<Client, FleetError> {
+fn address(url: &str) -> Result<ConnectionInfo, FleetError> {
     let information = url.into_connection_info().map_err(|_| FleetError::Address)?;
-    let is_secure = matches!(information.addr(), ConnectionAddr::TcpTls { .. });
-    if is_secure && rustls::crypto::CryptoProvider::get_default().is_none() {
-        return Err(FleetError::NoTls);
+    if let ConnectionAddr::TcpTls { insecure, .. } = information.addr() {
+        if *insecure {
+            return Err(FleetError::Address);
+        }
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(FleetError::NoTls);
+        }
     }
-    Client::open(information).map_err(|_| FleetError::Address)
+    Ok(information)
 }
 
-fn connect(client: &Client) -> RedisResult<Box<dyn ConnectionLike + Send>> {
-    let connection = client.get_connection_with_timeout(TIMEOUT)?;
-    connection.set_read_timeout(Some(TIMEOUT))?;
-    connection.set_write_timeout(Some(TIMEOUT))?;
-    Ok(Box::new(connection))
+fn master_of(sentinel: &ConnectionInfo, master: &str, until: Instant) -> RedisResult<(String, u16)> {
+    let command = cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).take();
+    let answer = Connection::open(sentinel, until)?.ask(&[command], until)?.pop();
+    let address: Option<(String, u16)> = answer.map(from_redis_value).transpose()?.flatten();
+    address.ok_or_else(|| (ErrorKind::MasterNameNotFoundBySentinel, "no such master").into())
 }
 
-fn master_of(sentinel: &Client, master: &str, sentinels: &[Client]) -> RedisResult<Client> {
-    let unknown = || RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "no such master"));
-    let mut connection = connect(sentinel)?;
-    let address: Option<(String, u16)> =
-        cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).query(&mut *connection)?;
-    let (host, port) = address.ok_or_else(unknown)?;
-    let like = sentinels.first().ok_or_else(unknown)?.get_connection_info();
+/// Another server that is reached in the same way.
+fn elsewhere(like: &ConnectionInfo, host: String, port: u16) -> RedisResult<ConnectionInfo> {
     let address = match like.addr() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
             ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
         }
         _ => ConnectionAddr::Tcp(host, port),
     };
-    let information: ConnectionInfo = address.into_connection_info()?;
-    Client::open(information.set_redis_settings(like.redis_settings().clone()))
+    Ok(address.into_connection_info()?.set_redis_settings(like.redis_settings().clone()))
 }
 
 /// A connection that is made when it is needed, and given up when it fails.
 pub(super) struct Store {
     address: StoreAddress,
-    connection: Option<Box<dyn ConnectionLike + Send>>,
+    connection: Option<Connection>,
+    // Nothing is waited for beyond that time.
+    until: Instant,
     // After a failure: not again before.
     rest_until: Option<Instant>,
     last: Away,
@@ -147,7 +156,19 @@ pub(super) struct Away(pub(super) &'static str);
 
 impl Store {
     pub(super) fn new(address: StoreAddress) -> Self {
-        Self { address, connection: None, rest_until: None, last: Away("not tried yet"), persists: false }
+        Self {
+            address,
+            connection: None,
+            until: Instant::now(),
+            rest_until: None,
+            last: Away("not tried yet"),
+            persists: false,
+        }
+    }
+
+    /// From now on all questions together take no longer than [`PATIENCE`], whatever the store does.
+    pub(super) fn begin(&mut self) {
+        self.until = Instant::now() + PATIENCE;
     }
 
     /// Sends all commands at once, and gives the answers in their order.
@@ -165,34 +186,46 @@ impl Store {
     }
 
     fn try_ask(&mut self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        let until = self.until;
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
-                let mut connection = self.address.connect()?;
-                self.persists = persists(&mut *connection);
-                self.connection.insert(connection)
+                let connection = self.address.connect(until)?;
+                self.take(connection)?
             }
         };
-        if matches!(self.address.0, Kind::Cluster(_)) {
-            // Which has no pipelines for commands without a key, as TIME is.
-            return commands.iter().map(|command| command.query(&mut **connection)).collect();
+        let answers = connection.ask(commands, until);
+        match answers.as_ref().err().and_then(|error| self.address.moved(error)) {
+            None => answers,
+            Some(to) => self.take(Connection::open(&to, until)?)?.ask(commands, until),
         }
-        let mut pipeline = pipe();
-        for command in commands {
-            pipeline.add_command(command.clone());
-        }
-        pipeline.query(&mut **connection)
+    }
+
+    fn take(&mut self, mut connection: Connection) -> RedisResult<&mut Connection> {
+        self.persists = persists(&mut connection, self.until)?;
+        Ok(self.connection.insert(connection))
     }
 }
 
 /// Whether the store says that it writes to a disk. One that does not say is taken at its word.
-fn persists(connection: &mut dyn ConnectionLike) -> bool {
-    let setting = |connection: &mut dyn ConnectionLike, name: &str| -> Option<String> {
-        let pair: Vec<String> = cmd("CONFIG").arg("GET").arg(name).query(connection).ok()?;
-        pair.into_iter().nth(1)
+fn persists(connection: &mut Connection, until: Instant) -> RedisResult<bool> {
+    let mut setting = |name: &str| {
+        let answers = connection.ask(&[cmd("CONFIG").arg("GET").arg(name).take()], until);
+        match answers {
+            Ok(answers) => {
+                let pair: Option<Vec<String>> = answers.into_iter().next().and_then(|pair| from_redis_value(pair).ok());
+                Ok(pair.and_then(|pair| pair.into_iter().nth(1)).unwrap_or_default())
+            }
+            Err(error) if is_answer(&error) => Ok(String::new()),
+            Err(error) => Err(error),
+        }
     };
-    setting(connection, "appendonly").is_some_and(|value| value == "yes")
-        || setting(connection, "save").is_some_and(|value| !value.is_empty())
+    Ok(setting("appendonly")? == "yes" || !setting("save")?.is_empty())
+}
+
+/// Whether the store has answered, with an error.
+pub(super) fn is_answer(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
 fn reason(error: &RedisError) -> &'static str {
@@ -216,7 +249,7 @@ fn reason(error: &RedisError) -> &'static str {
     }
 }
 
-/// How long one step may take.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the store may take to answer all that is asked in one turn.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a store that has failed is left alone.
 const REST: Duration = Duration::from_millis(250);
