@@ -256,6 +256,39 @@ fn a_store_that_says_nothing_delays_nobody() {
     within(Duration::from_secs(5), "the fleet's key", || node.key());
 }
 
+#[test]
+fn a_key_that_was_destroyed_does_not_come_back_when_the_clock_is_set_back() {
+    let (server, fleet) = (Server::start(), fleet());
+    let nodes: Vec<_> = (0..3).map(|_| fleet.join(&server.url())).collect();
+    let key = within(SOON, "agreement", || agreed(&nodes));
+    let was_minted = |node: &Node| {
+        let events = node.events.lock().unwrap();
+        events.iter().filter(|event| matches!(event, KeyEvent::Minted { key: minted, .. } if *minted == key)).count()
+    };
+    // Its time is over, and by the wall clock its epoch is not.
+    fleet.clock.set_wall(DAY * 20_000 + HOUR);
+    fleet.clock.advance(HOUR * 12);
+    until("keys of their own", || nodes.iter().all(|node| node.keys.is_degraded()).then_some(()));
+    // However often they ask.
+    for _ in 0..20 {
+        fleet.clock.advance(Duration::from_secs(2));
+        let failed = |node: &Node| {
+            let events = node.events.lock().unwrap();
+            events.iter().filter(|event| matches!(event, KeyEvent::SourceFailed { .. })).count()
+        };
+        let before: Vec<_> = nodes.iter().map(failed).collect();
+        until("they ask", || nodes.iter().zip(&before).all(|(node, before)| failed(node) > *before).then_some(()));
+    }
+    assert!(nodes.iter().all(|node| node.keys.is_degraded() && was_minted(node) == 1));
+    // Until there is another: in this epoch, or in the next.
+    nodes[0].keys.rotate().unwrap();
+    let second = within(SOON, "another key", || agreed(&nodes));
+    assert_ne!(second, key);
+    fleet.clock.advance(DAY);
+    let third = within(SOON, "another key", || agreed(&nodes));
+    assert!(third != key && third != second);
+}
+
 /// A source, and what it has heard of: it destroys its private halves when it does.
 struct Overheard {
     source: RedisSource,

@@ -10,6 +10,7 @@
 //!    namespace, epoch, generation, member and commitment). One that comes later asks, and any that has the key answers.
 //! 4. At the epoch's end all private halves and the key are destroyed. From then on the whole history of the store, the
 //!    fleet secret, and root on every node *together* recover nothing: what was sealed can be opened by nobody.
+//!    What a node has destroyed it never takes again, even if its clock was set back and others have it still.
 //! 5. A node whose key is not the one that was claimed (the store failed over, and forgot the first claim) takes over the
 //!    one that was. If nobody who has the claimed key answers for [`RedisSource::PATIENCE`], the fleet goes on to another
 //!    *generation*: a new key for the same epoch.

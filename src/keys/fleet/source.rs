@@ -1,7 +1,7 @@
 //! A node of the fleet: how it gets the epoch's key, and gives it to others.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt, mem,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -33,6 +33,8 @@ pub struct RedisSource {
     generations: BTreeMap<u64, Generation>,
     // After a rotation of our own, until the store has it.
     unspread: HashSet<u64>,
+    // What the ring has destroyed. It never gets any of that again, whoever else has it still.
+    destroyed: VecDeque<KeyId>,
     said: Said,
     renewed: Option<Instant>,
     greeted: Option<Instant>,
@@ -82,6 +84,8 @@ impl Identity {
 struct Slot {
     generation: u64,
     pair: Pair,
+    // The ring got this one.
+    given: Option<KeyId>,
     // Since when nobody answers.
     waiting: Option<Instant>,
     // Nobody can have this key already: its generation has just begun.
@@ -92,7 +96,7 @@ struct Slot {
 
 impl Slot {
     fn new(generation: u64, is_fresh: bool) -> Result<Self, KeyError> {
-        Ok(Self { generation, pair: Pair::random()?, waiting: None, is_fresh, is_signed: false })
+        Ok(Self { generation, pair: Pair::random()?, given: None, waiting: None, is_fresh, is_signed: false })
     }
 }
 
@@ -157,6 +161,7 @@ impl RedisSource {
             slots: BTreeMap::new(),
             generations: BTreeMap::new(),
             unspread: HashSet::new(),
+            destroyed: VecDeque::new(),
             said: Said::default(),
             renewed: None,
             greeted: None,
@@ -266,22 +271,10 @@ impl RedisSource {
             return Ok(None);
         }
         let generation = self.generation(epoch);
-        if self.slots.get(&epoch).is_none_or(|slot| slot.generation != generation) {
-            self.slots.insert(epoch, Slot::new(generation, false)?);
-        }
-        self.introduce(epoch, &board, now.wall)?;
-
         let claim = match &board.claim {
-            None => match held {
-                // The store has forgotten it.
-                Some((key, commitment)) => {
-                    self.claim(epoch, commitment, key, now.wall)?;
-                    return Ok(None);
-                }
-                None => return self.mint(epoch, &ring, now.wall),
-            },
+            None => None,
             Some(record) => match Claim::believe(record, &self.node.secret, self.place(epoch)) {
-                Ok(claim) => claim,
+                Ok(claim) => Some(claim),
                 Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
                 Err(Unbelievable::Forged) => {
                     self.forged("the claim to an epoch");
@@ -291,6 +284,22 @@ impl RedisSource {
                     return Ok(None);
                 }
             },
+        };
+        if let Some(claim) = &claim {
+            // Before anybody can seal it for this node once more.
+            self.refuse_the_dead(KeyId(claim.key.to_be_bytes()))?;
+        }
+        if self.slots.get(&epoch).is_none_or(|slot| slot.generation != generation) {
+            self.slots.insert(epoch, Slot::new(generation, false)?);
+        }
+        self.introduce(epoch, &board, now.wall)?;
+
+        let Some(claim) = claim else {
+            return match held {
+                // The store has forgotten it.
+                Some((key, commitment)) => self.claim(epoch, commitment, key, now.wall).map(|_| None),
+                None => self.mint(epoch, &ring, now.wall),
+            };
         };
         match held {
             Some((_, commitment)) if commitment == claim.commitment => {
@@ -318,6 +327,11 @@ impl RedisSource {
                 Ok(key)
             }
         }
+    }
+
+    /// What this node's ring has destroyed is gone for it, even if the epoch is not over by a clock that was set back.
+    fn refuse_the_dead(&self, key: KeyId) -> Result<(), Trouble> {
+        if self.destroyed.contains(&key) { Err(KeyError::Unavailable.into()) } else { Ok(()) }
     }
 
     fn read(&mut self, epoch: u64) -> Result<Board, Trouble> {
@@ -571,7 +585,15 @@ impl RedisSource {
         let before = self.claim(epoch, commitment, key.id(), wall)?;
         self.await_nobody(epoch);
         // Somebody was quicker: the next turn sees who.
-        Ok(before.is_none().then_some(key))
+        let key = before.is_none().then_some(key);
+        self.give(epoch, key.as_ref());
+        Ok(key)
+    }
+
+    fn give(&mut self, epoch: u64, key: Option<&EpochKey>) {
+        if let (Some(slot), Some(key)) = (self.slots.get_mut(&epoch), key) {
+            slot.given = Some(key.id());
+        }
     }
 
     fn await_nobody(&mut self, epoch: u64) {
@@ -603,7 +625,11 @@ impl RedisSource {
         let address = Address { place: self.place(epoch), member, commitment: &claim.commitment };
         let slot = self.slots.get(&epoch).ok_or(Trouble::StayOut)?;
         let key = slot.pair.open(&sealed, &self.node.secret, address);
-        if key.is_none() {
+        if let Some(key) = &key {
+            // Whatever name the claim had for it.
+            self.refuse_the_dead(key.id())?;
+            self.give(epoch, Some(key));
+        } else {
             self.forged("a sealed key");
             // Room for one that is none.
             self.ask(&[cmd("HDEL").arg(&name).arg(&envelope).take()])?;
@@ -764,7 +790,13 @@ impl KeySource for RedisSource {
         self.ring = Some(ring);
     }
 
-    fn destroyed(&mut self, _: Epoch, _: KeyId) {
+    fn destroyed(&mut self, _: Epoch, key: KeyId) {
+        self.destroyed.push_back(key);
+        if self.destroyed.len() > MOST_DESTROYED {
+            self.destroyed.pop_front();
+        }
+        // Whatever opens what was sealed for this node, too.
+        self.slots.retain(|_, slot| slot.given != Some(key));
         self.forget_the_past();
     }
 
@@ -858,3 +890,5 @@ pub(super) const NODES_EXPIRY: Duration = Duration::from_secs(3600);
 /// How many are answered in one turn. The others are in the next: which ones come first is different each time.
 const MOST_ANSWERS: usize = 256;
 const MOST_SAID: usize = 64;
+/// More than a node has of keys in any epoch that a clock is set back to.
+const MOST_DESTROYED: usize = 4096;
