@@ -88,6 +88,8 @@ fn is_address(text: &[u8], place: Range<usize>) -> bool {
         let groups = plain.matches(':').count() >= 3 || plain.contains("::");
         groups && plain.chars().all(|c| c.is_ascii_hexdigit() || c == ':' || c == '.')
     };
+    // Nobody can tell where it begins.
+    let unclear = || plain.matches('.').count() >= 5 && plain.chars().all(|c| c.is_ascii_digit() || c == '.');
     let dashed = || plain.replace('-', ":").parse::<Ipv6Addr>().is_ok();
-    plain.parse::<Ipv6Addr>().is_ok() || dashed() || octets('.') || octets('-') || nibbles() || joined()
+    plain.parse::<Ipv6Addr>().is_ok() || dashed() || octets('.') || octets('-') || nibbles() || joined() || unclear()
 }

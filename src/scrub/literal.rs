@@ -76,7 +76,7 @@ pub(super) fn encoded_before(text: &[u8]) -> Option<(u8, usize)> {
 pub(super) fn escaped(text: &[u8], floor: usize, start: usize) -> &'static [usize] {
     let before = &text[floor..start];
     match before.last() {
-        Some(b'%' | b'x' | b'u' | b'\\' | b'#' | b'A'..=b'F' | b'a'..=b'f') => escaped_after(before),
+        Some(b'%' | b'x' | b'u' | b'\\' | b'#' | b'A'..=b'F' | b'a'..=b'f') => escaped_after(before, &text[start..]),
         // RFC 2045, 6.7: an equals sign, encoded behind another one; or two digits of a group.
         Some(b'=') if matches!(text[start..], [b'3', b'D' | b'd', ..]) => &[0, 2],
         _ => &[0],
@@ -84,10 +84,11 @@ pub(super) fn escaped(text: &[u8], floor: usize, start: usize) -> &'static [usiz
 }
 
 #[cold]
-fn escaped_after(before: &[u8]) -> &'static [usize] {
+fn escaped_after(before: &[u8], digits: &[u8]) -> &'static [usize] {
     match before {
         // "%25" is a percent sign, which may begin another such escape.
-        [.., b'%'] => &[2, 0, 4],
+        [.., b'%'] if digits.starts_with(b"25") => &[2, 0, 4],
+        [.., b'%'] => &[2, 0],
         [.., b'\\', b'x'] => &[2, 0],
         [.., b'\\', b'u'] => &[4, 0],
         [.., b'%', digit] | [.., b'\\', b'x', digit] if digit.is_ascii_hexdigit() => &[1, 0],

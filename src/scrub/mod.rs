@@ -22,7 +22,7 @@
 //! | IPv4 | `203.0.113.7`, `x203.0.113.7y`, `203.000.113.007`, `203%2E0%2E113%2E7` |
 //! | IPv6 in every spelling | `2001:db8::7`, `2001:DB8:0:0:0:0:0:7`, `::ffff:203.0.113.7`, `fe80::7%br-4f2a`, `2001%3Adb8%3A%3A7` |
 //! | with a port, or the length of a prefix | `203.0.113.7:51234`, `[2001:db8::7]:443`, `203.0.113.7/32`, `203.0.113.7.51234`, `::ffff:203.0.113.7.443` |
-//! | joined to other numbers | `2001:db8::7:1732834800`, `12:00:00:2001:db8:1:2:3:4:5:6`, `203.0.113.7.203.0.113.8` |
+//! | joined to other numbers | `2001:db8::7:1732834800`, `12:00:00:2001:db8:1:2:3:4:5:6`, `203.0.113.7.203.0.113.8`, `203.0.113.7.1795919110123456`, `36210.203.0.113.7.1169124128` |
 //! | names in the DNS | `7.113.0.203.in-addr.arpa`, `7.0.0.0.…8.b.d.0.1.0.0.2.ip6.arpa`, the same below other names |
 //! | inside host names | `ec2-203-0-113-7.compute.example`, `7.113.0.203.dyn.example`, `2001-db8--7.pod.example` |
 //!
@@ -33,8 +33,11 @@
 //!
 //! - What is no address: times, MAC addresses also of eight octets, hashes and fingerprints, C++'s and Rust's paths,
 //!   versions with a part above 255, numbers with dashes outside of a host name, dates with dashes.
-//! - Object identifiers: five parts that begin as they do, with 0, 1 or 2 (and `1.40` or `2.60` and above do not), unless
-//!   tcpdump's `IP` or `>` stands beside them; six parts and more, but for two addresses.
+//! - Object identifiers: five numbers in dots and more that begin as they do, with 0, 1 or 2 (and `1.40` or `2.60` and above
+//!   do not), unless tcpdump's `IP` or `>` stands beside them, or four octets stand before the seconds since 1970. That is also
+//!   the address of whoever has one that begins so.
+//! - Five numbers of which one has two digits and begins with 0, as in versions; a date and a time in dots.
+//! - Six numbers in dots and more, all of them below 100.
 //! - What is nobody's: `0.0.0.0`, `::`, everything from `240.0.0.0` up, and the range of pseudonyms (`2001:20::/28`).
 //! - Networks of at most 24 bits of IPv4 or 48 of IPv6, with nothing behind the prefix: `203.0.113.0/24`.
 //! - What you [keep](Scrubber::keep).
@@ -43,8 +46,8 @@
 //! So text that is clean stays the same: to scrub twice does no more than to scrub once.
 //!
 //! **Where a text can be read both ways, it is taken for an address**: `release 4.10.2.1`, `a::b`, `build-1-2-3-4`. What
-//! looks like IPv6 and can't be read, as when two addresses are joined by a colon, becomes `unknown`: `2001:db8::1:2001:db8::2`,
-//! `2001:db8::1::443`.
+//! looks like an address and can't be read, as when two are joined by a colon, becomes `unknown`: `2001:db8::1:2001:db8::2`,
+//! `2001:db8::1::443`, `7.42.203.0.113.7`. Of five octets in dots the last one is taken for a port.
 //!
 //! Ports from 1024 up behind an address become 0, except in URLs: a port and a time identify a subscriber behind carrier
 //! NAT. A port is behind an address after `:`, `.`, `#`, ` port `, `port=` or `port:`, in brackets, as a prefix that would be

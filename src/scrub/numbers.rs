@@ -2,6 +2,8 @@
 //!
 //! It takes time linear in the length of the run of numbers, and each run is read once.
 
+use std::ops::Range;
+
 use super::literal::{
     Form, Literal, Reading, What, decimal, encoded, encoded_before, escaped, hex_length, is_hex_or_colon, is_word,
 };
@@ -83,33 +85,154 @@ pub(super) fn dotted_of_any_kind(text: &[u8], floor: usize, place: usize) -> Rea
     {
         return Reading::Literal(literal);
     }
+    if numbers.count > 4 {
+        return among_others(text, floor, start..end);
+    }
     let Some((start, mut octets)) = numbers.octets(text, floor, start) else {
         return Reading::NoNumbersBefore(end.max(place + 1));
     };
-    let form = |start, end| if text[start..end].contains(&b'%') { Form::Encoded } else { Form::Plain };
-    if numbers.count == 4 {
-        let is_reversed = starts_with(&text[end..], b".in-addr.arpa");
-        if is_reversed {
-            octets.reverse();
-        }
-        return literal(start, end, octets, if is_reversed { Form::Name } else { form(start, end) });
+    let is_reversed = starts_with(&text[end..], b".in-addr.arpa");
+    if is_reversed {
+        octets.reverse();
     }
-    let fourth = numbers.ends[3];
-    let is_address = match numbers.count {
-        5 => {
-            let port = &text[fourth + 1..end];
-            is_marked(&text[..start], &text[end..], port)
-                || is_no_identifier(&text[start..fourth], octets) && is_port(port)
-                || is_of_tcpflow(&text[start..end])
-                || begins_another(text, fourth + 1)
-        }
-        8 => is_no_identifier(&text[start..fourth], octets) && begins_a_quad(text, fourth + 1),
-        _ => false,
+    literal(start, end, octets, if is_reversed { Form::Name } else { form(&text[start..end]) })
+}
+
+fn form(spelling: &[u8]) -> Form {
+    if spelling.contains(&b'%') { Form::Encoded } else { Form::Plain }
+}
+
+/// The first address among five numbers or more.
+///
+/// Numbers that are no octets are something else: a time, a process. What is between them is read as if it stood alone.
+#[cold]
+fn among_others(text: &[u8], floor: usize, run: Range<usize>) -> Reading {
+    let parts: Vec<Part> = Part::all(text, floor, run.clone()).take(MANY).collect();
+    // Nobody joins so many, and each address found would lead to another look at all the others.
+    let is_cut = parts.last().is_none_or(|last| last.end < run.end);
+    let end = run.end;
+    let nothing = Reading::NoNumbersBefore(end);
+    let quad = |parts: &[Part]| {
+        let octets = [0, 1, 2, 3].map(|place| parts[place].octet.unwrap_or_default());
+        let (start, end) = (parts[0].start, parts[3].end);
+        literal(start, end, octets, form(&text[start..end]))
     };
-    match is_address {
-        true => literal(start, fourth, octets, form(start, fourth)),
-        false => Reading::NoNumbersBefore(end),
+    let unclear = |parts: &[Part], end: usize| {
+        Reading::Literal(Literal { start: parts[0].start, end, what: What::Unclear, form: Form::Plain })
+    };
+    let begins_with_quad = parts.len() > 4 && parts[..4].iter().all(|part| part.octet.is_some());
+    if begins_with_quad && parts.len() == 5 {
+        let (start, last) = (parts[0].start, &text[parts[4].start..end]);
+        if is_marked(&text[..start], &text[end..], last)
+            || is_of_tcpflow(&text[start..end])
+            || begins_another(text, parts[4].start)
+        {
+            return quad(&parts);
+        }
     }
+    if is_identifier(&text[..run.start], &parts) {
+        // No arc is as long as the seconds since 1970.
+        let is_before_time = begins_with_quad && parts[4].length() >= SECONDS;
+        return if is_before_time { quad(&parts) } else { nothing };
+    }
+    if is_cut {
+        return if has_large(&parts) { unclear(&parts, end) } else { nothing };
+    }
+    let mut before = None;
+    for octets in parts.chunk_by(|a, b| a.octet.is_some() == b.octet.is_some()) {
+        if octets[0].octet.is_some()
+            && !is_padded(octets, text)
+            && !before.is_some_and(|year| is_date(text, year, octets))
+        {
+            match octets.len() {
+                // With a port, or with another one.
+                4 | 5 | 8 => return quad(octets),
+                6.. if has_large(octets) => return unclear(octets, octets[octets.len() - 1].end),
+                _ => {}
+            }
+        }
+        before = octets.last();
+    }
+    nothing
+}
+
+/// How many numbers are looked at one by one.
+const MANY: usize = 64;
+
+/// As many digits as the seconds since 1970 have had from 1973 on.
+const SECONDS: usize = 9;
+
+/// One of several numbers in dots.
+struct Part {
+    start: usize,
+    end: usize,
+    octet: Option<u8>,
+}
+
+impl Part {
+    fn all(text: &[u8], floor: usize, run: Range<usize>) -> impl Iterator<Item = Self> {
+        let mut at = run.start;
+        std::iter::from_fn(move || {
+            let (first, mut start) = (at, at);
+            let end = first + text[first..run.end].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            if end == first {
+                return None;
+            }
+            if first == run.start {
+                // The first digits may belong to an escape.
+                let skips = escaped(text, floor, first).iter().map(|skip| first + skip);
+                start = skips.clone().find(|&start| octet(&text[start.min(end)..end]).is_some()).unwrap_or(first);
+            }
+            at = match text[end..run.end] {
+                [] => end,
+                [b'.', ..] => end + 1,
+                ref rest => end + encoded(rest).map_or(0, |(_, length)| length),
+            };
+            Some(Self { start, end, octet: octet(&text[start..end]) })
+        })
+    }
+
+    fn length(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+fn octet(digits: &[u8]) -> Option<u8> {
+    if !(1..=3).contains(&digits.len()) {
+        return None;
+    }
+    u8::try_from(digits.iter().fold(0, |value, digit| value * 10 + u16::from(digit - b'0'))).ok()
+}
+
+/// Whether numbers in dots may be an object identifier.
+///
+/// X.660, A.2: the first is 0, 1 or 2, and after 0 or 1 the second is below 40. After 2, none is given out from 60 to 255.
+/// Net-SNMP writes `iso.3.6.1` for `1.3.6.1`.
+fn is_identifier(before: &[u8], parts: &[Part]) -> bool {
+    match (parts[0].octet, parts[1].octet) {
+        (Some(0 | 1), second) => second.is_some_and(|second| second < 40),
+        (Some(2), second) => second.is_none_or(|second| second < 60),
+        (Some(3), Some(6)) => before.ends_with(b"iso."),
+        _ => false,
+    }
+}
+
+/// Whether numbers are padded like the parts of a version, `09`: octets are padded to three digits.
+fn is_padded(parts: &[Part], text: &[u8]) -> bool {
+    parts.iter().take(4).any(|part| part.length() == 2 && text[part.start] == b'0')
+}
+
+/// Whether there are numbers as few versions have, and most addresses.
+fn has_large(parts: &[Part]) -> bool {
+    parts.iter().any(|part| part.octet.is_some_and(|octet| octet >= 100))
+}
+
+/// Whether numbers are a month, a day, an hour and a minute behind a year: `2026.11.25.12.34`.
+fn is_date(text: &[u8], year: &Part, parts: &[Part]) -> bool {
+    let is_year = year.length() == 4 && matches!(text[year.start..], [b'1', b'9', ..] | [b'2', b'0', ..]);
+    let ranges = [1..=12, 1..=31, 0..=23, 0..=59, 0..=60];
+    let fits = || parts.iter().zip(ranges).all(|(part, range)| part.octet.is_some_and(|octet| range.contains(&octet)));
+    is_year && parts.len() <= 5 && fits()
 }
 
 /// Whether an address and a port are where tcpdump has them: then the port can be any number, as NFS has.
@@ -121,14 +244,6 @@ fn is_marked(before: &[u8], behind: &[u8], port: &[u8]) -> bool {
 
 pub(super) fn is_port(number: &[u8]) -> bool {
     decimal(number, 0).is_some_and(|(port, end)| end == number.len() && port <= u32::from(u16::MAX))
-}
-
-/// Whether numbers in dots can't be an object identifier, nor are padded like the parts of a version.
-///
-/// X.660, A.2: the first is 0, 1 or 2, and after 0 or 1 the second is below 40. After 2, none is given out from 60 to 255.
-fn is_no_identifier(quad: &[u8], [first, second, ..]: [u8; 4]) -> bool {
-    let is_padded = |number: &[u8]| number.len() > 1 && number[0] == b'0';
-    (first > 2 || second >= 60 || (first < 2 && second >= 40)) && !quad.split(|&byte| byte == b'.').any(is_padded)
 }
 
 /// `203.000.113.007.00443`: three digits in each octet, and five in the port.
