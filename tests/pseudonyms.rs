@@ -214,6 +214,28 @@ fn two_users_behind_one_address_can_not_be_compared_and_one_user_is_recognized()
 }
 
 #[test]
+fn a_planted_cookie_puts_nobody_into_the_session_of_another() {
+    let keys = ring([1; 32], 0);
+    let policy = Policy::new(Scope::per_session(Session::cookie("sid")), [View::token("log")]).unwrap();
+    let from = |cookies: &[&str]| {
+        let cookies: Vec<_> = cookies.iter().map(|cookie| ("cookie", *cookie)).collect();
+        let request = request(policy.clone(), &keys, "203.0.113.7", &cookies);
+        client_of(&request).pseudonym("log")
+    };
+    for [alice, bob] in [
+        [&["sid=planted; sid=alice"][..], &["sid=planted; sid=bob"]],
+        [&["sid=alice; sid=planted"], &["sid=bob; sid=planted"]],
+        [&["sid=planted; sid=planted; sid=alice"], &["sid=planted; sid=planted; sid=bob"]],
+        [&["sid=planted", "sid=alice"], &["sid=planted", "sid=bob"]],
+        [&["sid=null", "sid=alice"], &["sid=null", "sid=bob"]],
+    ] {
+        assert_eq!(from(alice), from(alice), "{alice:?}");
+        assert_ne!(from(alice), from(bob), "{alice:?}");
+    }
+    assert_eq!(from(&["sid=alice; sid="]), from(&["sid=alice"]), "a value that says nothing is none");
+}
+
+#[test]
 fn a_request_without_a_session_has_a_pseudonym_of_its_own() {
     let keys = ring([1; 32], 0);
     let policy = Policy::new(Scope::per_session(Session::cookie("sid")), [View::token("log")]).unwrap();

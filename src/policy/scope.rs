@@ -89,6 +89,8 @@ pub struct Session {
 impl Session {
     /// A cookie of this name, if it has a value: not one that programs leave behind where there is none, such as `null`,
     /// `undefined` or `deleted`.
+    ///
+    /// If there are several of this name, as of different paths, the session is all of them together.
     #[must_use]
     pub fn cookie(name: impl Into<String>) -> Self {
         Self { cookies: vec![name.into()], authorization: false, anonymous_hosts: None }
@@ -129,9 +131,14 @@ impl Session {
     pub(super) fn of(&self, handle: &Handle, lines: &impl Lines) -> Option<[u8; 16]> {
         let mut credentials = Credentials::new();
         for names in self.cookies.chunks(AT_ONCE) {
-            for (name, value) in names.iter().zip(first_of(lines, names)) {
-                if let Some(value) = value.filter(|value| !says_nothing(value)) {
+            let mut more = More::default();
+            let values = first_of(lines, names, &mut more);
+            for (place, (name, first)) in names.iter().zip(values).enumerate() {
+                if let Some(value) = first.filter(|value| !says_nothing(value)) {
                     credentials.push(Credential::Cookie(name, value));
+                }
+                if !more.0.is_empty() {
+                    more.push_to(&mut credentials, place, name);
                 }
             }
         }
@@ -174,8 +181,28 @@ fn has_credentials(value: &[u8]) -> bool {
 /// How many names are looked for in one pass over the cookies.
 const AT_ONCE: usize = 16;
 
-/// The value of the first cookie of each name.
-fn first_of<'a>(lines: &'a impl Lines, names: &[String]) -> [Option<&'a [u8]>; AT_ONCE] {
+/// The values of cookies that have the name of one before them. Nobody needs two of one name, but whoever may write cookies
+/// for another path or host can plant one: if only the first counted, all to whom it was given would be in one session.
+#[derive(Default)]
+struct More<'a>(Vec<(usize, &'a [u8])>);
+
+impl<'a> More<'a> {
+    #[cold]
+    fn push(&mut self, place: usize, value: &'a [u8]) {
+        self.0.push((place, value));
+    }
+
+    /// Of the name at that place, in the order in which they came.
+    #[cold]
+    fn push_to(&self, credentials: &mut Credentials, place: usize, name: &str) {
+        for &(_, value) in self.0.iter().filter(|&&(other, value)| other == place && !says_nothing(value)) {
+            credentials.push(Credential::Cookie(name, value));
+        }
+    }
+}
+
+/// The value of the first cookie of each name. All others are `more`.
+fn first_of<'a>(lines: &'a impl Lines, names: &[String], more: &mut More<'a>) -> [Option<&'a [u8]>; AT_ONCE] {
     let mut values = [None; AT_ONCE];
     // Most cookies have a name of another length than all that are looked for.
     let lengths = names.iter().fold(0, |lengths, name| lengths | length_bit(name.as_bytes()));
@@ -192,9 +219,13 @@ fn first_of<'a>(lines: &'a impl Lines, names: &[String]) -> [Option<&'a [u8]>; A
             if lengths & length_bit(name) == 0 {
                 continue;
             }
-            for (wanted, first) in names.iter().zip(&mut values) {
+            for (place, (wanted, first)) in names.iter().zip(&mut values).enumerate() {
                 if wanted.as_bytes() == name {
-                    first.get_or_insert(pair[end + 1..].trim_ascii());
+                    let value = pair[end + 1..].trim_ascii();
+                    match first {
+                        None => *first = Some(value),
+                        Some(_) => more.push(place, value),
+                    }
                 }
             }
         }
@@ -314,6 +345,18 @@ mod tests {
 
     use super::*;
 
+    /// For each name, in the order in which they came.
+    fn values<'a>(headers: &'a HeaderMap, names: &[String]) -> Vec<Vec<&'a str>> {
+        let mut more = More::default();
+        let first = first_of(headers, names, &mut more);
+        let text = |value: &'a [u8]| std::str::from_utf8(value).unwrap();
+        let of = |place: usize| {
+            let more = more.0.iter().filter(move |(other, _)| *other == place).map(|(_, value)| *value);
+            first[place].into_iter().chain(more).map(text).collect()
+        };
+        (0..names.len()).map(of).collect()
+    }
+
     proptest! {
         #[test]
         fn the_first_semicolon_is_found(text in "[;:<\u{0}\u{bb}=a-z ]{0,40}") {
@@ -328,15 +371,16 @@ mod tests {
                 headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
             }
             let plain = |name: &str| {
-                lines.iter().flat_map(|line| line.split(';')).find_map(|pair| {
+                let pairs = lines.iter().flat_map(|line| line.split(';'));
+                let values = pairs.filter_map(|pair| {
                     let rest = pair.trim_ascii_start().strip_prefix(name)?;
-                    Some(rest.trim_ascii_start().strip_prefix('=')?.trim_ascii().as_bytes())
-                })
+                    Some(rest.trim_ascii_start().strip_prefix('=')?.trim_ascii())
+                });
+                values.collect::<Vec<_>>()
             };
             let names = ["ab", "b", "aa", "ab"].map(String::from);
-            let found = first_of(&headers, &names);
-            for (name, found) in names.iter().zip(found) {
-                prop_assert_eq!(found, plain(name));
+            for (found, name) in values(&headers, &names).iter().zip(&names) {
+                prop_assert_eq!(found, &plain(name));
             }
         }
     }
@@ -351,23 +395,24 @@ mod tests {
     #[test]
     fn a_cookie_is_found_by_its_whole_name() {
         let sid = ["sid".to_owned()];
-        for (line, value) in [
-            ("sid=abc", Some("abc")),
-            ("a=b; sid=abc; c=d", Some("abc")),
-            ("a=b;sid = abc", Some("abc")),
-            ("sid=a=b", Some("a=b")),
-            ("xsid=abc", None),
-            ("sidx=abc", None),
-            ("sid=", Some("")),
-            ("sid", None),
-            ("SID=abc", None),
-            (";;;", None),
+        for (line, expected) in [
+            ("sid=abc", &["abc"][..]),
+            ("a=b; sid=abc; c=d", &["abc"]),
+            ("a=b;sid = abc", &["abc"]),
+            ("sid=a=b", &["a=b"]),
+            ("sid=abc; a=b; sid=def;sid=abc", &["abc", "def", "abc"]),
+            ("xsid=abc", &[]),
+            ("sidx=abc", &[]),
+            ("sid=", &[""]),
+            ("sid", &[]),
+            ("SID=abc", &[]),
+            (";;;", &[]),
         ] {
             let headers = headers(&[("cookie", line)]);
-            assert_eq!(first_of(&headers, &sid)[0], value.map(str::as_bytes), "{line}");
+            assert_eq!(values(&headers, &sid), [expected], "{line}");
         }
-        let headers = headers(&[("cookie", "a=b"), ("cookie", "sid=abc")]);
-        assert_eq!(first_of(&headers, &sid)[0], Some(&b"abc"[..]));
+        let headers = headers(&[("cookie", "sid=def; a=b"), ("cookie", "sid=abc")]);
+        assert_eq!(values(&headers, &sid), [["def", "abc"]]);
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! - **Octets**: all four of an IPv4 address (family 4). The first eight of an IPv6 address (family 6), seven for a limit
 //!   handle; all sixteen where the first eight are zero or begin `0064:ff9b:0001`, since many clients share those. All
 //!   sixteen of a pseudonym that another edge has made (family 16).
+//! - **Session**: cookies in the order in which the policy names them, those of one name in the order in which they came, then
+//!   `Authorization`.
 //! - **Scope**: kind 0, everything, with no value; 1, a host, by name; 2, a session, by its hash; 3, a request, by 16 random
 //!   bytes; 4, the application's own, by its text.
 //! - **Window**: the number of whole windows since 1970; 0 for a view without windows.
