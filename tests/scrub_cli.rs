@@ -188,6 +188,37 @@ fn check_changes_nothing_and_says_where() {
     assert_eq!(fs::read_to_string(dirty).unwrap(), format!("clean\n{LINE}"));
 }
 
+#[cfg(unix)]
+#[test]
+fn what_was_skipped_is_told_and_is_not_taken_for_clean() {
+    use std::os::unix::fs::symlink;
+
+    let folder = Folder::new();
+    let outside = folder.write("outside.log", LINE.as_bytes());
+    folder.write("logs/clean.log", b"nothing here\n");
+    symlink("clean.log", folder.path("logs/same.log")).unwrap();
+    let logs = folder.path("logs");
+    let logs = logs.to_str().unwrap();
+    // What is read anyway was not skipped.
+    let output = run(&["--check", logs]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!text(&output.stderr).contains("skipped"));
+
+    let link = folder.path("logs/current.log");
+    symlink("../outside.log", &link).unwrap();
+    for (arguments, code) in
+        [(&["--check", logs][..], 2), (&["--check", "--quiet", logs], 2), (&["--in-place", logs], 0)]
+    {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let warning = format!("warning: {}: is no file, and was skipped", link.display());
+        assert!(text(&output.stderr).contains(&warning), "{arguments:?}: {}", text(&output.stderr));
+    }
+    assert_eq!(fs::read_to_string(outside).unwrap(), LINE);
+    // Whoever names it means it.
+    assert_eq!(run(&["--check", link.to_str().unwrap()]).status.code(), Some(1));
+}
+
 #[test]
 fn a_line_far_into_a_long_text_is_counted_right() {
     let mut log = "nothing here\n".repeat(50_000);

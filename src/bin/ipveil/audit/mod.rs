@@ -164,7 +164,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if search.is_empty() && fetch.is_empty() && pid.is_empty() && !stdin {
         bail!("there is nothing to search (expected --search, --fetch, --pid or --stdin)");
     }
-    let inputs = if search.is_empty() { Vec::new() } else { files::inputs(search)? };
+    let inputs = if search.is_empty() { Vec::new() } else { files::inputs(search)?.read };
     let mut audit = match &arguments.target {
         Some(server) => sent(arguments, &server.0)?,
         None => known(&arguments.search_only)?,

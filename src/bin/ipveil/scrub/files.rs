@@ -1,6 +1,7 @@
 //! What is read, and how a file takes the place of another.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -56,27 +57,48 @@ impl Input {
     }
 }
 
-/// The files that the paths name, each once; standard input if there are none.
-pub(crate) fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>> {
-    if paths.is_empty() {
-        return Ok(vec![Input::Standard]);
+/// What the paths name.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    pub(crate) read: Vec<Input>,
+    /// What stands in a directory and is not read: links lead out of it, and pipes have no end.
+    pub(crate) skipped: Vec<PathBuf>,
+}
+
+impl Inputs {
+    /// Leaves out of what was skipped the links to what is read under another name.
+    fn without_read_ones(mut self) -> Self {
+        let target = |path: &Path| fs::canonicalize(path).ok();
+        let read: HashSet<_> = match self.skipped.is_empty() {
+            true => HashSet::new(),
+            false => self.read.iter().filter_map(|input| target(input.path())).collect(),
+        };
+        self.skipped.retain(|path| target(path).is_none_or(|target| !read.contains(&target)));
+        self
     }
-    let mut inputs = Vec::new();
+}
+
+/// The files that the paths name, each once; standard input if there are none.
+pub(crate) fn inputs(paths: &[PathBuf]) -> Result<Inputs> {
+    let mut inputs = Inputs::default();
+    if paths.is_empty() {
+        inputs.read.push(Input::Standard);
+    }
     for path in paths {
         if path.as_os_str() == "-" {
-            inputs.push(Input::Standard);
+            inputs.read.push(Input::Standard);
         } else if path.is_dir() {
             add_directory(path, &mut inputs)?;
         } else if !path.exists() && path.to_str().is_some_and(|text| text.contains(['*', '?', '['])) {
             add_pattern(path, &mut inputs)?;
         } else {
-            inputs.push(Input::File(path.clone()));
+            inputs.read.push(Input::File(path.clone()));
         }
     }
-    Ok(inputs)
+    Ok(inputs.without_read_ones())
 }
 
-fn add_directory(directory: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+fn add_directory(directory: &Path, inputs: &mut Inputs) -> Result<()> {
     let name = || directory.display().to_string();
     let mut entries =
         fs::read_dir(directory).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()).with_context(name)?;
@@ -86,24 +108,25 @@ fn add_directory(directory: &Path, inputs: &mut Vec<Input>) -> Result<()> {
         if kind.is_dir() {
             add_directory(&entry.path(), inputs)?;
         } else if kind.is_file() {
-            inputs.push(Input::File(entry.path()));
+            inputs.read.push(Input::File(entry.path()));
+        } else {
+            inputs.skipped.push(entry.path());
         }
-        // Links lead out of the directory, and pipes have no end.
     }
     Ok(())
 }
 
-fn add_pattern(path: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+fn add_pattern(path: &Path, inputs: &mut Inputs) -> Result<()> {
     let pattern = path.to_str().unwrap_or_default();
-    let before = inputs.len();
+    let before = (inputs.read.len(), inputs.skipped.len());
     for found in glob::glob(pattern).with_context(|| format!("{pattern}: not a pattern"))? {
         let found = found.with_context(|| pattern.to_owned())?;
         match found.is_dir() {
             true => add_directory(&found, inputs)?,
-            false => inputs.push(Input::File(found)),
+            false => inputs.read.push(Input::File(found)),
         }
     }
-    if inputs.len() == before {
+    if (inputs.read.len(), inputs.skipped.len()) == before {
         bail!("{pattern}: no file has such a name");
     }
     Ok(())

@@ -42,7 +42,7 @@ use self::{
 /// again. Whoever reads what is written can join its lines by that; with `--as network` or `word`, or `--by-day`, less so.
 #[derive(Args)]
 #[command(after_help = "\
-Exit codes: 0 done; 1 with --check, an address was found; 2 something went wrong; 130 interrupted.
+Exit codes: 0 done; 1 with --check, an address was found; 2 something went wrong, or with --check was skipped; 130 interrupted.
 
 Examples:
   ipveil scrub access.log > clean.log
@@ -57,7 +57,8 @@ Examples:
 
 A log that a server has open is replaced under its hands by --in-place: rotate it first.")]
 pub(crate) struct Arguments {
-    /// Files, directories, or patterns such as '*.log.gz'; `-` or nothing for standard input.
+    /// Files, directories, or patterns such as '*.log.gz'; `-` or nothing for standard input. Links inside of directories are
+    /// skipped, and told.
     paths: Vec<PathBuf>,
 
     /// What stands in for an address: `token`, `address`, `network` (or `network=/24,/48`, or coarser), `word=TEXT`.
@@ -95,7 +96,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "check")]
     compress: Option<Compress>,
 
-    /// Changes nothing; the exit code is 1 if there is any address.
+    /// Changes nothing; the exit code is 1 if there is any address, 2 if something could not be looked at.
     #[arg(long, conflicts_with = "follow")]
     check: bool,
 
@@ -178,9 +179,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let inputs = files::inputs(&arguments.paths)?;
-    job.check_targets(&inputs)?;
+    job.check_targets(&inputs.read)?;
     stop_on_signals(&stop)?;
-    Ok(job.run(&inputs))
+    for path in &inputs.skipped {
+        print_line(&format!("warning: {}: is no file, and was skipped (name what a link leads to)", path.display()));
+    }
+    // What was not looked at is not clean.
+    let is_incomplete = arguments.check && !inputs.skipped.is_empty();
+    Ok(job.run(&inputs.read, if is_incomplete { FAILED } else { 0 }))
 }
 
 /// The first signal ends what is under way, and leaves nothing half done; the next one ends the program.
@@ -243,11 +249,10 @@ impl Job<'_> {
         }
     }
 
-    fn run(&self, inputs: &[Input]) -> ExitCode {
+    fn run(&self, inputs: &[Input], mut code: u8) -> ExitCode {
         let start = Instant::now();
         let read = AtomicU64::new(0);
         let mut total = Summary::default();
-        let mut code = 0;
         let progress = self.progress(inputs);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -376,6 +381,7 @@ impl Job<'_> {
                  [25/Nov/2026: or Nov 25, or the seconds since 1970; without --by-day it is not looked for)",
                 input.name()
             ),
+            Problem::Panicked => anyhow!("{}: a thread panicked, which is a bug in this program", input.name()),
             Problem::Stopped => anyhow!("{}: interrupted", input.name()),
         })
     }

@@ -66,6 +66,8 @@ pub(crate) enum Problem {
     Running(anyhow::Error),
     /// Days were to be apart, and no line says of which it is.
     NoDay,
+    /// A thread did, and what it had read is lost.
+    Panicked,
     Stopped,
 }
 
@@ -96,10 +98,12 @@ impl Work<'_> {
         let sink = Mutex::new(Sink { output, turn: 0, all: Summary::default(), problem: None });
         let turned = Condvar::new();
         thread::scope(|scope| {
-            for _ in 1..self.threads {
-                scope.spawn(|| self.work(&source, &sink, &turned));
+            let start = |_| scope.spawn(|| self.work(&source, &sink, &turned));
+            let threads: Vec<_> = (0..self.threads).map(start).collect();
+            for thread in threads {
+                // Whether it panicked the sink says.
+                let _ = thread.join();
             }
-            self.work(&source, &sink, &turned);
         });
         let mut sink = sink.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(problem) = sink.problem {
@@ -113,6 +117,8 @@ impl Work<'_> {
     }
 
     fn work<R: Read, W: Write>(&self, source: &Mutex<Source<R>>, sink: &Mutex<Sink<W>>, turned: &Condvar) {
+        // First, so that it is dropped when the locks are free.
+        let _guard = Guard { sink, turned };
         let mut pass = self.scrubber.pass();
         let (mut text, mut out) = (Vec::new(), Vec::new());
         loop {
@@ -215,6 +221,62 @@ impl Work<'_> {
     }
 }
 
+/// Tells the other threads if this one panics: its turn would never end, and they would wait for theirs.
+struct Guard<'g, W> {
+    sink: &'g Mutex<Sink<W>>,
+    turned: &'g Condvar,
+}
+
+impl<W> Drop for Guard<'_, W> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            lock(self.sink).problem.get_or_insert(Problem::Panicked);
+            self.turned.notify_all();
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    /// Panics in the first turn.
+    struct Panicking;
+
+    impl Write for Panicking {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            panic!("as it was told to")
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_ends_the_others() {
+        let (sender, result) = mpsc::channel();
+        thread::spawn(move || {
+            let work = Work {
+                scrubber: &Scrubber::word("x").expect("it is clean"),
+                by_day: false,
+                running: None,
+                only_count: false,
+                threads: 4,
+                stop: &AtomicBool::new(false),
+                read: &AtomicU64::new(0),
+            };
+            let log = "from 203.0.113.7\n".repeat(100_000);
+            let result = work.run(log.as_bytes(), Panicking);
+            let _ = sender.send(matches!(result, Err(Problem::Panicked)));
+        });
+        // Long enough for a slow machine: it takes no time, or for ever.
+        assert_eq!(result.recv_timeout(Duration::from_secs(60)), Ok(true));
+    }
 }
