@@ -9,6 +9,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -53,6 +54,10 @@ fn write(path: &PathBuf) -> Vec<u8> {
     // By whichever of the ring's threads was the last to look at it.
     has_ended.recv().unwrap();
     drop(journal);
+    // The ring's thread drops its recorder a moment after the last event.
+    while matches!(Journal::open(path), Err(JournalError::Locked)) {
+        thread::yield_now();
+    }
     fs::read(path).unwrap()
 }
 
@@ -79,6 +84,26 @@ fn every_key_is_minted_once_and_destroyed_once() {
     let reasons: Vec<_> = entries.iter().filter_map(|entry| entry["reason"].as_str()).collect();
     assert_eq!(reasons, ["rotated", "rotated", "ring-dropped"]);
     assert!(entries.iter().all(|entry| entry["event"] != "minted" || entry["source"] == "memory"));
+    assert_eq!(verify(&bytes).unwrap().entries, entries.len() as u64);
+}
+
+#[test]
+fn a_recorder_goes_on_when_the_journal_is_dropped() {
+    let (_directory, path) = place();
+    let recorder = Journal::open(&path).unwrap().recorder();
+    let keys = KeyRing::builder(MemorySource, Epochs::daily()).on_event(recorder).start().unwrap();
+    for _ in 0..3 {
+        keys.rotate().unwrap();
+    }
+    assert!(matches!(Journal::open(&path), Err(JournalError::Locked)), "it is written still");
+    drop(keys);
+    while matches!(Journal::open(&path), Err(JournalError::Locked)) {
+        thread::yield_now();
+    }
+    let bytes = fs::read(&path).unwrap();
+    let entries = entries(&bytes);
+    let count = |event: &str| entries.iter().filter(|entry| entry["event"] == event).count();
+    assert_eq!((count("minted"), count("destroyed")), (4, 4));
     assert_eq!(verify(&bytes).unwrap().entries, entries.len() as u64);
 }
 

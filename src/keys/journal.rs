@@ -51,12 +51,11 @@ use super::{KeyEvent, seconds};
 /// A file to which every event is appended, by a thread of its own: a disk that takes its time delays no key's
 /// destruction.
 ///
-/// When it is dropped, what it was told so far has been written.
+/// When it is dropped, what it was told so far has been written. Its [recorders](Self::recorder) go on, and the file stays
+/// locked, until they are dropped too: the ring's is when the ring has ended.
 #[derive(Debug)]
 pub struct Journal {
-    told: SyncSender<Told>,
-    lost: Arc<AtomicU64>,
-    writer: Option<JoinHandle<()>>,
+    writer: Arc<Writer>,
 }
 
 impl Journal {
@@ -86,18 +85,18 @@ impl Journal {
         let (told, entries) = mpsc::sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = lost.clone();
-        let writer = thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("ipveil-journal".to_owned())
             .spawn(move || write_all(&mut written, &entries, &counted))?;
-        Ok(Self { told, lost, writer: Some(writer) })
+        Ok(Self { writer: Arc::new(Writer { told, lost, thread: Some(thread) }) })
     }
 
-    /// For [`KeyRingBuilder::on_event`](super::KeyRingBuilder::on_event).
+    /// For [`KeyRingBuilder::on_event`](super::KeyRingBuilder::on_event). It records whether or not the journal is kept.
     pub fn recorder(&self) -> impl Fn(KeyEvent) + Send + Sync + 'static {
-        let (told, lost) = (self.told.clone(), self.lost.clone());
+        let writer = Arc::clone(&self.writer);
         move |event| {
-            if let Err(TrySendError::Full(_)) = told.try_send(Told::Event(SystemTime::now(), event)) {
-                lost.fetch_add(1, Ordering::Relaxed);
+            if let Err(TrySendError::Full(_)) = writer.told.try_send(Told::Event(SystemTime::now(), event)) {
+                writer.lost.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -106,13 +105,13 @@ impl Journal {
     /// many are missing.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.writer.lost.load(Ordering::Relaxed)
     }
 
     /// Waits until all that was told is written.
     pub fn flush(&self) {
         let (done, is_done) = mpsc::channel();
-        if self.told.send(Told::Flush(done)).is_ok() {
+        if self.writer.told.send(Told::Flush(done)).is_ok() {
             let _ = is_done.recv();
         }
     }
@@ -120,10 +119,24 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // A recorder may live on, in a ring that does.
+        self.flush();
+    }
+}
+
+/// The thread that writes, and how it is told. Journal and recorders hold it in common: a recorder that outlived it would
+/// lose all that happens from then on, and the chain would still look whole.
+#[derive(Debug)]
+struct Writer {
+    told: SyncSender<Told>,
+    lost: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
         let _ = self.told.send(Told::End);
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

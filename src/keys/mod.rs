@@ -91,6 +91,12 @@ pub use self::{
 pub struct Epoch(u64);
 
 impl Epoch {
+    /// Of this number, for whoever tests a [`KeySource`].
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
     /// Counted from 1970-01-01 00:00 UTC in units of [`Epochs::period`].
     pub fn number(self) -> u64 {
         self.0
@@ -312,6 +318,33 @@ pub trait KeySource: Send {
     }
 }
 
+/// So that a source can be chosen when the program runs.
+impl<S: KeySource + ?Sized> KeySource for Box<S> {
+    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+        (**self).key(request)
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn attach(&mut self, ring: RingHandle) {
+        (**self).attach(ring);
+    }
+
+    fn destroyed(&mut self, epoch: Epoch, key: KeyId) {
+        (**self).destroyed(epoch, key);
+    }
+
+    fn rotated(&mut self, epoch: Epoch) {
+        (**self).rotated(epoch);
+    }
+
+    fn tend(&mut self) -> Option<Duration> {
+        (**self).tend()
+    }
+}
+
 /// What a ring asks a source for. None is repeated once it was answered with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -322,6 +355,14 @@ pub struct Request {
     /// How many keys this ring has been given for the epoch already: they were destroyed by [`KeyRing::rotate`], or the
     /// clock was set back. Usually 0.
     pub generation: u64,
+}
+
+impl Request {
+    /// For whoever tests a [`KeySource`]: otherwise the ring makes them.
+    #[must_use]
+    pub const fn new(epoch: Epoch, generation: u64) -> Self {
+        Self { epoch, generation }
+    }
 }
 
 /// Why there is no key.
@@ -356,6 +397,8 @@ impl std::error::Error for KeyError {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -383,6 +426,56 @@ mod tests {
         assert_eq!(key.id(), key.id());
         assert_ne!(key.id().to_string(), "0707070707070707");
         assert_eq!(key.id().to_string().len(), 16);
+    }
+
+    #[test]
+    fn a_source_in_a_box_is_told_all_that_it_would_be_told_without() {
+        struct Noting(Arc<Mutex<Vec<String>>>);
+        impl Noting {
+            fn note(&self, what: impl fmt::Debug) {
+                self.0.lock().unwrap().push(format!("{what:?}"));
+            }
+        }
+        impl KeySource for Noting {
+            fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+                self.note(request);
+                EpochKey::random()
+            }
+            fn name(&self) -> &'static str {
+                "noting"
+            }
+            fn attach(&mut self, _: RingHandle) {
+                self.note("attach");
+            }
+            fn destroyed(&mut self, epoch: Epoch, key: KeyId) {
+                self.note((epoch, key));
+            }
+            fn rotated(&mut self, epoch: Epoch) {
+                self.note(epoch);
+            }
+            fn tend(&mut self) -> Option<Duration> {
+                self.note("tend");
+                Some(Duration::from_secs(7))
+            }
+        }
+        fn ask(mut source: impl KeySource) {
+            let request = Request::new(Epoch::new(3), 1);
+            let key = source.key(request).unwrap().id();
+            assert_eq!(source.name(), "noting");
+            source.rotated(request.epoch);
+            source.destroyed(Epoch::new(4), KeyId([0; 8]));
+            assert_eq!(source.tend(), Some(Duration::from_secs(7)));
+            assert_ne!(key, KeyId([0; 8]));
+        }
+        let notes = [Arc::default(), Arc::default()];
+        let boxed = |place: usize| -> Box<dyn KeySource> { Box::new(Noting(Arc::clone(&notes[place]))) };
+        ask(Noting(Arc::clone(&notes[0])));
+        ask(boxed(1));
+        assert_eq!(notes[0].lock().unwrap().len(), 4);
+        assert_eq!(*notes[0].lock().unwrap(), *notes[1].lock().unwrap());
+
+        drop(KeyRing::start(boxed(1), Epochs::daily()).unwrap());
+        assert_eq!(notes[1].lock().unwrap()[4], "\"attach\"");
     }
 
     #[test]
