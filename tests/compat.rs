@@ -248,6 +248,15 @@ async fn without_the_layer_there_is_no_client_but_an_answer() {
     assert_eq!(ipveil::axum::NoLayer.into_response().status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert!(answer.body().contains("AnonymizeLayer"), "{}", answer.body());
     assert!(!answer.body().contains(ANN));
+    let error: Box<dyn std::error::Error> = ipveil::axum::NoLayer.into();
+    assert_eq!(*answer.body(), error.to_string());
+}
+
+#[tokio::test]
+async fn a_handler_can_do_without_a_client() {
+    let app = || Router::new().route("/", get(async |client: Option<Client>| format!("{client:?}")));
+    assert_eq!(ask(serve(app()).await, &[]).await.into_body(), "None");
+    assert_eq!(ask(serve(app().layer(plain().proxied())).await, &[]).await.into_body(), "Some(Client(..))");
 }
 
 #[tokio::test]

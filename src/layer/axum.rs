@@ -30,11 +30,11 @@
 //!
 //! The layer applies to the routes that were added before it, and runs after routing. A fallback is one of them.
 
-use std::{io, net::SocketAddr};
+use std::{convert::Infallible, error::Error, fmt, io, net::SocketAddr};
 
 use axum::{
     extract::{
-        ConnectInfo, FromRequestParts,
+        ConnectInfo, FromRequestParts, OptionalFromRequestParts,
         connect_info::{Connected, MockConnectInfo},
     },
     response::{IntoResponse, Response},
@@ -107,14 +107,30 @@ impl<S: Sync> FromRequestParts<S> for Client {
     }
 }
 
+/// The client, if there is an [`AnonymizeLayer`](crate::AnonymizeLayer) in front of the handler.
+impl<S: Sync> OptionalFromRequestParts<S> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        Ok(parts.extensions.get().cloned())
+    }
+}
+
 /// There is no [`AnonymizeLayer`](crate::AnonymizeLayer) in front of this handler. Answers 500.
 #[derive(Clone, Copy, Debug)]
 pub struct NoLayer;
 
+impl fmt::Display for NoLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server has no ipveil::AnonymizeLayer in front of this handler")
+    }
+}
+
+impl Error for NoLayer {}
+
 impl IntoResponse for NoLayer {
     fn into_response(self) -> Response {
-        let text = "the server has no ipveil::AnonymizeLayer in front of this handler";
-        (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
     }
 }
 

@@ -2,14 +2,21 @@
 //!
 //! For each request, before anything behind it can look:
 //!
-//! 1. It **takes the peer** out of the request's extensions: a [`Peer`], or what axum and tonic put there.
+//! 1. It **takes the peer** out of the request's extensions: a [`Peer`], a bare [`SocketAddr`](std::net::SocketAddr), or, with the
+//!    feature `axum` or `tonic`, what these put there.
 //! 2. It **resolves** the client and **anonymizes** it, under the policy and the live key. No I/O; the one lock is taken
 //!    away only for the moment of a rotation.
 //! 3. It **strips** every [known](crate::headers) header that says who or where a client is, then **sets** those that views name,
 //!    once each.
-//! 4. It **puts a [`Client`](crate::Client) into the extensions**, and pseudonyms in place of typed addresses, with a port of 0.
+//! 4. It **puts a [`Client`](crate::Client) into the extensions**, and pseudonyms in place of the typed addresses of step 1, with
+//!    a port of 0.
 //!
 //! A request never fails because of the layer: what can't be known is withheld.
+//!
+//! **Typed addresses of axum and tonic are known only with the feature of that name.** Without it the layer leaves
+//! `ConnectInfo<SocketAddr>` or `TcpConnectInfo` in the extensions, *raw*, for every handler to read. Nor does it know the types of
+//! other servers: see [`peer_from`](Anonymizer::peer_from). And any `SocketAddr` in the extensions is taken for the peer: one
+//! that means something else, such as the server's own address, belongs into a type of its own.
 //!
 //! ```
 //! use http::{Request, Response, header::HeaderName};
@@ -54,7 +61,8 @@
 //! # Where it has to stand
 //!
 //! **Outermost**: outside of every layer that logs, counts or looks at addresses, such as tower-http's `TraceLayer`. In
-//! axum, `Router::layer` wraps what was added before, so this one is added last. What runs before any layer is the
+//! axum, `Router::layer` wraps what was added before, so this one is added last; in tower's `ServiceBuilder` and tonic's
+//! `Server::builder` the first one is outermost. What runs before any layer is the
 //! server: `axum::serve` and tonic log or show the peer themselves, for which there are `ipveil::axum::Listener` and
 //! `ipveil::tonic::Incoming`. tonic's `trace_fn` sees the headers, too, as the client sent them: don't print them there.
 //!
@@ -280,7 +288,8 @@ fn set_header(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderVa
 #[derive(Default)]
 struct Counts([AtomicU64; Withheld::ALL.len()]);
 
-/// Puts [`Anonymize`] in front of a service. See the [module](self).
+/// Puts [`Anonymize`] in front of a service, outside of everything that looks at addresses: added last with axum's
+/// `Router::layer`, first with `ServiceBuilder` and tonic. See the [module](self), also for the features that axum and tonic need.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AnonymizeLayer {

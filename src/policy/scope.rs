@@ -274,7 +274,10 @@ impl Meaning {
 
 /// The hosts that there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hosts(Vec<String>);
+pub(super) struct Hosts(
+    // Sorted, in lower case.
+    Vec<String>,
+);
 
 /// One of them.
 #[derive(Clone, Copy)]
@@ -313,7 +316,8 @@ impl Hosts {
             }
         };
         let host = host.strip_suffix(b".").unwrap_or(host);
-        let place = self.0.iter().position(|name| name.as_bytes().eq_ignore_ascii_case(host))?;
+        let folded = || host.iter().map(u8::to_ascii_lowercase);
+        let place = self.0.binary_search_by(|name| name.bytes().cmp(folded())).ok()?;
         u16::try_from(place + 1).ok().and_then(NonZeroU16::new).map(Host)
     }
 
@@ -413,6 +417,26 @@ mod tests {
         }
         let headers = headers(&[("cookie", "sid=def; a=b"), ("cookie", "sid=abc")]);
         assert_eq!(values(&headers, &sid), [["def", "abc"]]);
+    }
+
+    #[test]
+    fn each_host_of_a_long_list_is_found_and_no_other() {
+        let names: Vec<_> = (0..1000).map(|number| format!("Host-{number}.example")).collect();
+        let mut hosts = None;
+        Hosts::register(&names, &mut hosts).unwrap();
+        let hosts = hosts.unwrap();
+        let of = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+            hosts.of(&Uri::from_static("/"), &headers).map(|host| hosts.name(host).to_owned())
+        };
+        for name in &names {
+            assert_eq!(of(&name.to_ascii_uppercase()), Some(name.to_ascii_lowercase()));
+        }
+        for host in ["", "a", "host-", "host-1000.example", "host-7.exampl", "host-7.example.", "zzz"] {
+            let expected = (host == "host-7.example.").then(|| "host-7.example".to_owned());
+            assert_eq!(of(host), expected, "{host}");
+        }
     }
 
     #[test]

@@ -414,7 +414,7 @@ pub enum Withheld {
 
 impl Withheld {
     /// All of them: for whoever counts.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: &'static [Self] = &[
         Self::NoPeerAddress,
         Self::NoHeader,
         Self::Malformed,
