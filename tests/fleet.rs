@@ -232,7 +232,9 @@ fn without_a_store_nodes_degrade_and_heal_when_it_is_back() {
     until("keys of their own", || nodes.iter().all(|node| node.keys.is_degraded()).then_some(()));
     let own: HashSet<_> = nodes.iter().map(|node| node.keys.key_id()).collect();
     assert_eq!(own.len(), 3);
-    assert!(nodes[0].notices().iter().any(|notice| matches!(notice, Notice::StoreUnreachable(_))));
+    until("it is said", || {
+        nodes[0].notices().iter().any(|notice| matches!(notice, Notice::StoreUnreachable(_))).then_some(())
+    });
     server.begin();
     within(Duration::from_secs(5), "agreement", || agreed(&nodes));
     until("it is said", || nodes[0].notices().contains(&Notice::StoreReached).then_some(()));
@@ -339,7 +341,7 @@ fn answers_that_never_end_keep_nobody_from_destroying_private_halves() {
         // What it takes, and what the system holds ready for it.
         assert!(gate.longest_answer() < 32 << 20, "{}", gate.longest_answer());
         let notice = Notice::StoreUnreachable("it does not answer in time");
-        assert!(rest.is_zero() || node.notices().contains(&notice), "{:?}", node.notices());
+        until("it is said", || (rest.is_zero() || node.notices().contains(&notice)).then_some(()));
         gate.open();
         within(Duration::from_secs(5), "the fleet's key", || node.key());
     }
@@ -405,12 +407,9 @@ fn a_split_is_healed_to_the_key_that_the_store_names() {
         agreed([&winner, &loser])
     });
     assert_eq!(winner.key(), Some(won));
-    assert!(loser.notices().contains(&Notice::SplitHealed));
-    let superseded =
-        loser.events.lock().unwrap().iter().any(
-            |event| matches!(event, KeyEvent::Destroyed { key, reason: Reason::Superseded, .. } if *key == lost_key),
-        );
-    assert!(superseded);
+    until("it is said", || loser.notices().contains(&Notice::SplitHealed).then_some(()));
+    let is_it = |event: &KeyEvent| matches!(event, KeyEvent::Destroyed { key, reason: Reason::Superseded, .. } if *key == lost_key);
+    until("it is told", || loser.events.lock().unwrap().iter().any(is_it).then_some(()));
 }
 
 #[test]
@@ -421,7 +420,7 @@ fn when_nobody_who_has_the_key_is_left_the_fleet_takes_another() {
     let nodes: Vec<_> = (0..3).map(|_| fleet.join(&server.url())).collect();
     let next = within(Duration::from_secs(12), "another key", || agreed(&nodes));
     assert_ne!(next, key);
-    assert!(nodes.iter().any(|node| node.notices().contains(&Notice::HoldersGone)));
+    until("it is said", || nodes.iter().any(|node| node.notices().contains(&Notice::HoldersGone)).then_some(()));
 }
 
 #[test]
@@ -432,9 +431,8 @@ fn the_panic_button_of_any_node_destroys_the_key_on_all_of_them() {
     nodes[1].keys.rotate().unwrap();
     let next = within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
     for node in &nodes {
-        let events = node.events.lock().unwrap();
         let rotated = |event: &KeyEvent| matches!(event, KeyEvent::Destroyed { key: gone, reason: Reason::Rotated, .. } if *gone == key);
-        assert!(events.iter().any(rotated));
+        until("it is told", || node.events.lock().unwrap().iter().any(rotated).then_some(()));
     }
     let late = fleet.join(&server.url());
     within(SOON, "the new key", || (late.key() == Some(next)).then_some(()));
@@ -480,7 +478,7 @@ fn a_rotation_that_a_node_could_not_hear_of_is_made_up_for_and_said() {
     gate.open();
     within(Duration::from_secs(5), "agreement", || agreed([&near, &far]));
     let late = |notice: &Notice| matches!(notice, Notice::RotationHeardLate { by } if by.as_secs() == 60);
-    assert!(far.notices().iter().any(late), "{:?}", far.notices());
+    until("it is said", || far.notices().iter().any(late).then_some(()));
 }
 
 #[test]
@@ -735,7 +733,7 @@ fn an_acl_user_needs_no_more_than_is_documented() {
 fn a_store_that_writes_to_disk_is_reported() {
     let server = Server::start_with(&["--appendonly", "yes"]);
     let node = fleet().join(&server.url());
-    assert!(node.notices().contains(&Notice::StorePersists));
+    until("it is said", || node.notices().contains(&Notice::StorePersists).then_some(()));
     assert!(!fleet().join(&Server::start().url()).notices().contains(&Notice::StorePersists));
 }
 
@@ -845,7 +843,7 @@ fn whoever_controls_the_store_can_not_bring_an_old_epoch_back() {
     let after = within(Duration::from_secs(10), "agreement", || agreed([&nodes[0], &nodes[1], &late]));
     assert_ne!(after, key);
     let forged = |notice: &Notice| matches!(notice, Notice::Forged(_));
-    assert!(nodes.iter().chain([&late]).any(|node| node.notices().iter().any(forged)));
+    until("it is said", || nodes.iter().chain([&late]).any(|node| node.notices().iter().any(forged)).then_some(()));
 }
 
 #[test]
