@@ -25,7 +25,7 @@ use ipveil::{
 };
 use redis::{Commands as _, ConnectionLike as _};
 
-use self::store::{Gate, Server, free_port, until, within};
+use self::store::{Gate, Server, free_port, stolen, until, within};
 
 mod store;
 
@@ -463,6 +463,70 @@ fn the_console_rotates_a_fleet_and_shows_who_has_heard_of_it() {
     });
     drop(nodes);
     until("nobody is listed", || console.status(fleet.now()).unwrap().nodes.is_empty().then_some(()));
+}
+
+#[test]
+fn a_generation_that_can_not_grow_does_not_take_the_panic_button_away() {
+    let (server, fleet) = (Server::start(), fleet());
+    let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];
+    let mut key = within(SOON, "agreement", || agreed(&nodes));
+    let mut connection = server.connection();
+    let mut plant = |number: u64| {
+        for epoch in [20_000, 20_001] {
+            let name = format!("ipveil:{{edge}}:{epoch}:generation");
+            let _: () = connection.set(name, stolen(&fleet.secret, epoch, number)).unwrap();
+        }
+    };
+    let forged = Notice::Forged("the generation of an epoch");
+    let mut console = fleet.console(&server.url());
+    // At first nodes know of none, then of some.
+    let mut number = 0;
+    for _ in 0..2 {
+        plant(u64::MAX);
+        until("it is said", || nodes.iter().all(|node| node.notices().contains(&forged)).then_some(()));
+        assert_eq!(agreed(&nodes), Some(key));
+        let rotated = console.rotate_now(fleet.now()).unwrap();
+        assert!(rotated > number && rotated < 100, "{rotated}");
+        key = within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+        plant(u64::MAX);
+        nodes[0].keys.rotate().unwrap();
+        key = within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+        number = rotated + 1;
+    }
+    // So many at once, and no more, may be what has come of the one that is known.
+    plant(number + 1_000);
+    key = within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+    until("nodes are shown there", || {
+        console.status(fleet.now()).unwrap().nodes.iter().all(|node| node.generation == number + 1_000).then_some(())
+    });
+    plant(number + 1_000 + 1_001);
+    assert_eq!(agreed(&nodes), Some(key));
+    assert!(console.rotate_now(fleet.now()).unwrap() > number + 1_000);
+    within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+}
+
+#[test]
+fn the_console_rotates_over_whatever_is_in_the_place_of_a_generation() {
+    let (server, fleet) = (Server::start(), fleet());
+    let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];
+    let mut key = within(SOON, "agreement", || agreed(&nodes));
+    let mut connection = server.connection();
+    let mut console = fleet.console(&server.url());
+    let other = FleetSecret::generate().unwrap();
+    let (ours, theirs) = (secret(&fleet.secret).id(), secret(&other).id());
+    for record in [|other: &str, epoch| stolen(other, epoch, 7), |_: &str, _| b"no record".to_vec()] {
+        for epoch in [20_000, 20_001] {
+            let _: () = connection.set(format!("ipveil:{{edge}}:{epoch}:generation"), record(&other, epoch)).unwrap();
+        }
+        console.status(fleet.now()).unwrap();
+        console.rotate_now(fleet.now()).unwrap();
+        key = within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+        for epoch in [20_000, 20_001] {
+            let there: Vec<u8> = connection.get(format!("ipveil:{{edge}}:{epoch}:generation")).unwrap();
+            assert_eq!(there[1..9], ours.to_be_bytes());
+        }
+    }
+    assert_ne!(ours, theirs);
 }
 
 #[test]

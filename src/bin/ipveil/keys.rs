@@ -293,18 +293,26 @@ fn rotate_now(arguments: &RotateNow, output: &mut impl Write) -> Result<ExitCode
         return one_proxy(socket, "POST", "/keys/rotate", arguments.fleet.json, output);
     }
     let mut console = arguments.fleet.console()?;
+    // What can't be shown can be rotated all the same.
+    let before = console.status(SystemTime::now()).ok();
     let generation = console.rotate_now(SystemTime::now())?;
     let begun = Instant::now();
+    // One whose clock has it in another epoch has heard of a generation of that one.
+    let has_rotated = |node: &NodeStatus, status: &FleetStatus| {
+        node.epoch == status.epoch
+            && node.generation >= generation
+            && !before.as_ref().is_some_and(|it| had_key(it, node))
+    };
     let status = loop {
         let status = console.status(SystemTime::now())?;
-        if status.nodes.iter().all(|node| has_rotated(node, generation, &status))
+        if status.nodes.iter().all(|node| has_rotated(node, &status))
             || begun.elapsed() >= Duration::from_secs(arguments.wait)
         {
             break status;
         }
         thread::sleep(Duration::from_millis(200));
     };
-    let late: Vec<_> = status.nodes.iter().filter(|node| !has_rotated(node, generation, &status)).collect();
+    let late: Vec<_> = status.nodes.iter().filter(|node| !has_rotated(node, &status)).collect();
     let rotated = status.nodes.len() - late.len();
     if arguments.fleet.json {
         let mut answer = in_json(&status);
@@ -330,9 +338,9 @@ fn rotate_now(arguments: &RotateNow, output: &mut impl Write) -> Result<ExitCode
     Ok(if late.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// One whose clock has it in another epoch has heard of a generation of that one.
-fn has_rotated(node: &NodeStatus, generation: u64, status: &FleetStatus) -> bool {
-    node.epoch == status.epoch && node.generation >= generation
+/// Whether the key that `node` has now was in use then. A generation is a number that somebody wrote; a key is what it is about.
+fn had_key(before: &FleetStatus, node: &NodeStatus) -> bool {
+    node.key.is_some() && (node.key == before.key || before.nodes.iter().any(|there| there.key == node.key))
 }
 
 fn show(file: &Path, json: bool, output: &mut impl Write) -> Result<ExitCode> {

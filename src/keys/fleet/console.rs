@@ -47,49 +47,40 @@ impl Console {
         self.store.begin();
         let epochs = self.epochs()?;
         let epoch = epochs.at(now);
-        let generation = self.generation(epoch.0)?;
-        let names = Names(&self.namespace);
-        let number = generation.map_or(0, |generation| generation.number);
-        let commands = [
-            cmd("GET").arg(names.claim(epoch.0, number)).take(),
-            cmd("HGETALL").arg(names.nodes()).take(),
-            cmd("TIME").take(),
-        ];
+        let mut strangers = Vec::new();
+        let nodes = self.nodes(&mut strangers)?;
+        let (number, _) = self.generation(epoch.0, &nodes, &mut strangers)?;
+        let commands = [cmd("GET").arg(Names(&self.namespace).claim(epoch.0, number)).take(), cmd("TIME").take()];
         let mut answers = self.ask(&commands)?.into_iter();
         let claim: Option<Vec<u8>> = value(answers.next())?;
-        let nodes: HashMap<String, Vec<u8>> = value(answers.next())?;
         let (second, _): (u64, u64) = value(answers.next())?;
         let place = Place { namespace: &self.namespace, epoch: epoch.0, generation: number };
-        let claim = claim.map(|record| Claim::believe(&record, &self.secret, place)).transpose();
+        let claim = match claim.map(|record| Claim::believe(&record, &self.secret, place)).transpose() {
+            Err(Unbelievable::ForeignSecret(id)) => {
+                strangers.push(id);
+                None
+            }
+            claim => claim?,
+        };
+        strangers.sort_unstable();
+        strangers.dedup();
         let mut status = FleetStatus {
             namespace: self.namespace.clone(),
             epoch,
             period: epochs.period(),
             left: until(epochs.end(epoch), now),
             generation: number,
-            key: None,
+            key: claim.map(|claim| KeyId(claim.key.to_be_bytes())),
             nodes: Vec::new(),
-            strangers: Vec::new(),
+            strangers,
             store_persists: self.store.persists,
             store_is_ahead: i64::try_from(second).unwrap_or(i64::MAX)
                 - i64::try_from(milliseconds(now) / 1000).unwrap_or(0),
         };
-        match claim {
-            Ok(claim) => status.key = claim.map(|claim| KeyId(claim.key.to_be_bytes())),
-            Err(Unbelievable::ForeignSecret(id)) => status.strangers.push(id),
-            Err(Unbelievable::Forged) => return Err(FleetError::Forged),
-        }
-        let anywhere = Place { namespace: &self.namespace, epoch: 0, generation: 0 };
-        for (name, record) in &nodes {
-            match Node::believe(record, &self.secret, anywhere) {
-                Ok(node) if field(node.member) == *name => {
-                    let seen = Duration::from_millis(milliseconds(now).saturating_sub(node.at));
-                    if seen < LOST {
-                        status.nodes.push(NodeStatus::new(node, seen));
-                    }
-                }
-                Err(Unbelievable::ForeignSecret(id)) if !status.strangers.contains(&id) => status.strangers.push(id),
-                _ => {}
+        for node in nodes {
+            let seen = Duration::from_millis(milliseconds(now).saturating_sub(node.at));
+            if seen < LOST {
+                status.nodes.push(NodeStatus::new(node, seen));
             }
         }
         status.nodes.sort_by(|one, other| (&one.name, one.member).cmp(&(&other.name, other.member)));
@@ -99,25 +90,33 @@ impl Console {
     /// The panic button: every node destroys its key as soon as it hears of this, in less than a second if it can reach the
     /// store, and the fleet takes another. Gives the generation that nodes will be in, which [`status`](Self::status) shows.
     ///
+    /// Whatever else is in the place of a generation, such as what another secret has signed, is overwritten.
+    ///
     /// # Errors
     ///
     /// As [`status`](Self::status).
     pub fn rotate_now(&mut self, now: SystemTime) -> Result<u64, FleetError> {
         self.store.begin();
         let epochs = self.epochs()?;
+        let nodes = self.nodes(&mut Vec::new())?;
         let present = epochs.at(now).0;
-        let mut rotated = 0;
-        for epoch in [present + 1, present] {
-            let number = self.generation(epoch)?.map_or(0, |generation| generation.number).saturating_add(1);
-            let place = Place { namespace: &self.namespace, epoch, generation: 0 };
-            let record = Generation { number, at: milliseconds(now) }.sign(&self.secret, place);
-            let record = record.ok_or(FleetError::Random)?;
-            let left = until(epochs.end(Epoch(epoch)), now) + epochs.period();
-            let name = Names(&self.namespace).generation(epoch);
-            self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(left.as_millis() as u64).take()])?;
-            rotated = number;
-        }
+        // What is in use comes first: nobody can have the next key in use yet.
+        let rotated = self.rotate(present, epochs, &nodes, now)?;
+        self.rotate(present + 1, epochs, &nodes, now)?;
         Ok(rotated)
+    }
+
+    fn rotate(&mut self, epoch: u64, epochs: Epochs, nodes: &[Node], now: SystemTime) -> Result<u64, FleetError> {
+        let (known, is_written) = self.generation(epoch, nodes, &mut Vec::new())?;
+        // Nodes may be ahead of what they have said. None has had more keys than can be counted.
+        let number = known.checked_add(if is_written { 1 } else { AHEAD }).ok_or(FleetError::Forged)?;
+        let place = Place { namespace: &self.namespace, epoch, generation: 0 };
+        let record = Generation { number, at: milliseconds(now) }.sign(&self.secret, place);
+        let record = record.ok_or(FleetError::Random)?;
+        let left = until(epochs.end(Epoch(epoch)), now) + epochs.period();
+        let name = Names(&self.namespace).generation(epoch);
+        self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(left.as_millis() as u64).take()])?;
+        Ok(number)
     }
 
     fn epochs(&mut self) -> Result<Epochs, FleetError> {
@@ -128,11 +127,36 @@ impl Console {
         Epochs::every(Duration::from_secs(fleet.period)).map_err(|_| FleetError::Forged)
     }
 
-    fn generation(&mut self, epoch: u64) -> Result<Option<Generation>, FleetError> {
+    /// All nodes that say how they are.
+    fn nodes(&mut self, strangers: &mut Vec<u64>) -> Result<Vec<Node>, FleetError> {
+        let name = Names(&self.namespace).nodes();
+        let records: HashMap<String, Vec<u8>> = value(self.ask(&[cmd("HGETALL").arg(name).take()])?.pop())?;
+        let place = Place { namespace: &self.namespace, epoch: 0, generation: 0 };
+        let mut nodes = Vec::new();
+        for (name, record) in &records {
+            match Node::believe(record, &self.secret, place) {
+                Ok(node) if field(node.member) == *name => nodes.push(node),
+                Err(Unbelievable::ForeignSecret(id)) => strangers.push(id),
+                _ => {}
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// In which generation of `epoch` the fleet is, and whether that is written: otherwise it is what nodes say.
+    fn generation(&mut self, epoch: u64, nodes: &[Node], strangers: &mut Vec<u64>) -> Result<(u64, bool), FleetError> {
         let name = Names(&self.namespace).generation(epoch);
         let record: Option<Vec<u8>> = value(self.ask(&[cmd("GET").arg(name).take()])?.pop())?;
+        let known = nodes.iter().filter(|node| node.epoch == epoch).map(|node| node.generation).max().unwrap_or(0);
         let place = Place { namespace: &self.namespace, epoch, generation: 0 };
-        Ok(record.map(|record| Generation::believe(&record, &self.secret, place)).transpose()?)
+        match record.map(|record| Generation::believe(&record, &self.secret, place)) {
+            Some(Ok(written)) if written.follows(known) => return Ok((known.max(written.number), true)),
+            None => return Ok((known, known == 0)),
+            Some(Err(Unbelievable::ForeignSecret(id))) => strangers.push(id),
+            // What is no generation for nodes is none here.
+            _ => {}
+        }
+        Ok((known, false))
     }
 
     fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, FleetError> {
@@ -224,5 +248,7 @@ fn value<T: FromRedisValue>(answer: Option<Value>) -> Result<T, FleetError> {
         .ok_or(FleetError::Store("it does not answer as a store should"))
 }
 
+/// How often nodes may rotate before they say so.
+const AHEAD: u64 = 10;
 /// A node that was not seen for this long is not shown.
 const LOST: Duration = Duration::from_secs(60);

@@ -103,6 +103,14 @@ pub(super) struct Generation {
     pub(super) at: u64,
 }
 
+impl Generation {
+    /// Whether somebody who knows of the generation `known` takes this one for what has come of it. Nobody rotates a thousand
+    /// times before anybody hears of it; and from a number that can't grow the fleet could not rotate any more.
+    pub(super) fn follows(&self, known: u64) -> bool {
+        self.number.saturating_sub(known) <= MOST_ROTATIONS
+    }
+}
+
 impl Record for Generation {
     const PURPOSE: &'static [u8; 8] = b"generat.";
 
@@ -205,6 +213,7 @@ impl Reader<'_> {
 
 const VERSION: u8 = 1;
 const LONGEST_RECORD: usize = 256;
+const MOST_ROTATIONS: u64 = 1000;
 
 #[cfg(test)]
 mod tests {

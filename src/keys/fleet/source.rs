@@ -216,6 +216,11 @@ impl RedisSource {
         Place { namespace: &self.node.namespace, epoch, generation: self.generation(epoch) }
     }
 
+    /// Where an epoch's generation stands.
+    fn place_of(&self, epoch: u64) -> Place<'_> {
+        Place { generation: 0, ..self.place(epoch) }
+    }
+
     /// How long what is written for `epoch` has to stay: some minutes longer than the epoch, for nodes whose clocks are slow.
     fn expiry(&self, epoch: u64, wall: SystemTime) -> Option<u64> {
         let epochs = self.ring.as_ref()?.epochs()?;
@@ -430,19 +435,20 @@ impl RedisSource {
     /// Whether the epoch's key is another than the one known here.
     fn look_at_the_generation(&mut self, epoch: u64, board: &Board, wall: SystemTime) -> Result<bool, Trouble> {
         let known = self.generations.get(&epoch).copied();
-        let place = Place { generation: 0, ..self.place(epoch) };
+        let ours = self.generation(epoch);
+        let place = self.place_of(epoch);
         let written = match &board.generation {
             None => None,
             Some(record) => match Generation::believe(record, &self.node.secret, place) {
-                Ok(generation) => Some(generation),
+                Ok(generation) if generation.follows(ours) => Some(generation),
                 Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
-                Err(Unbelievable::Forged) => {
+                Ok(_) | Err(Unbelievable::Forged) => {
                     self.forged("the generation of an epoch");
                     None
                 }
             },
         };
-        let (ours, theirs) = (known.map_or(0, |known| known.number), written.map_or(0, |written| written.number));
+        let theirs = written.map_or(0, |written| written.number);
         if let Some(written) = written.filter(|_| theirs > ours) {
             let late = milliseconds(wall).saturating_sub(written.at);
             let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
@@ -467,6 +473,8 @@ impl RedisSource {
 
     fn enter(&mut self, epoch: u64, generation: Generation, is_fresh: bool) {
         self.generations.insert(epoch, generation);
+        // Whoever has rotated waits for it to be seen.
+        self.greeted = None;
         // Dropped: what was sealed for the one before opens no more.
         self.slots.remove(&epoch);
         if let Ok(slot) = Slot::new(generation.number, is_fresh) {
@@ -475,16 +483,24 @@ impl RedisSource {
     }
 
     fn spread(&mut self, epoch: u64, generation: Generation, wall: SystemTime) -> Result<(), Trouble> {
-        let place = Place { generation: 0, ..self.place(epoch) };
-        let record = generation.sign(&self.node.secret, place).ok_or(Trouble::StayOut)?;
+        let record = generation.sign(&self.node.secret, self.place_of(epoch)).ok_or(Trouble::StayOut)?;
         let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
         let name = Names(&self.node.namespace).generation(epoch);
-        self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(expiry).take()])?;
+        let set = |record: Vec<u8>| cmd("SET").arg(&name).arg(record).arg("GET").arg("PX").arg(expiry).take();
+        let before: Option<Vec<u8>> = value(self.ask(&[set(record)])?.pop())?;
+        // Somebody has rotated since this node has looked, and has the last word.
+        if let Some(before) = before
+            && let Ok(there) = Generation::believe(&before, &self.node.secret, self.place_of(epoch))
+            && there.number > generation.number
+            && there.follows(generation.number)
+        {
+            self.ask(&[set(before)])?;
+        }
         Ok(())
     }
 
     fn next_generation(&mut self, epoch: u64, wall: SystemTime) -> Result<(), Trouble> {
-        let generation = Generation { number: self.generation(epoch).saturating_add(1), at: milliseconds(wall) };
+        let generation = Generation { number: self.generation(epoch) + 1, at: milliseconds(wall) };
         self.enter(epoch, generation, true);
         if let Some(ring) = &self.ring {
             ring.destroy(Epoch(epoch), Reason::Superseded);
@@ -807,7 +823,7 @@ impl KeySource for RedisSource {
         let at = milliseconds(now.wall);
         // All private halves first: the store takes its time.
         let entered = [epoch.0, epoch.0 + 1].map(|epoch| {
-            let generation = Generation { number: self.generation(epoch).saturating_add(1), at };
+            let generation = Generation { number: self.generation(epoch) + 1, at };
             self.enter(epoch, generation, true);
             (epoch, generation)
         });
@@ -836,7 +852,7 @@ impl KeySource for RedisSource {
 impl Drop for RedisSource {
     fn drop(&mut self) {
         // A node that ends is no longer listed; if the store is away it goes from the list by itself.
-        if self.greeted.is_some() {
+        if self.node.member != 0 {
             self.slots.clear();
             self.store.begin();
             let name = Names(&self.node.namespace).nodes();
