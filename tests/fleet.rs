@@ -703,6 +703,46 @@ fn a_secret_is_replaced_while_all_nodes_run() {
 }
 
 #[test]
+fn after_a_rotation_a_secret_is_replaced_and_the_fleet_rotated_once_more() {
+    let (server, fleet) = (Server::start(), fleet());
+    let (old, new) = (fleet.secret.clone(), FleetSecret::generate().unwrap().to_string());
+    let (nodes, handles): (Vec<_>, Vec<SecretHandle>) = (0..2)
+        .map(|_| source(&server.url(), &old))
+        .map(|source| (source.secret_handle(), source))
+        .map(|(handle, source)| (fleet.join_as(source), handle))
+        .unzip();
+    let first = within(SOON, "agreement", || agreed(&nodes));
+    // With a generation for tomorrow, whose key nobody has yet.
+    fleet.console(&server.url()).rotate_now(fleet.now()).unwrap();
+    let second = within(SOON, "another key", || agreed(&nodes).filter(|key| *key != first));
+    let mut connection = server.connection();
+    let steps = [format!("{old}\n{new}\n"), format!("{new}\n{old}\n"), format!("{new}\n")];
+    for (step, text) in steps.iter().enumerate() {
+        handles.iter().for_each(|handle| handle.replace(secret(text)));
+        until("they use it", || nodes.iter().all(|node| replaced(node) == step + 1).then_some(()));
+        let signer = secret(text).id().to_be_bytes();
+        until("all is signed", || {
+            ["20000:generation", "20000:1:claim", "20001:generation"]
+                .iter()
+                .all(|name| {
+                    let record: Vec<u8> = connection.get(format!("ipveil:{{edge}}:{name}")).unwrap();
+                    record.get(1..9) == Some(&signer[..])
+                })
+                .then_some(())
+        });
+    }
+    assert_eq!(agreed(&nodes), Some(second));
+    let fleet = Fleet { secret: new, ..fleet };
+    until("the fleet is under the new one", || fleet.console(&server.url()).status(fleet.now()).ok());
+    fleet.console(&server.url()).rotate_now(fleet.now()).unwrap();
+    let third = within(SOON, "another key", || agreed(&nodes).filter(|key| ![first, second].contains(key)));
+    fleet.clock.advance(DAY);
+    within(Duration::from_secs(5), "tomorrow's key", || agreed(&nodes).filter(|key| *key != third));
+    let foreign = |notice: &Notice| matches!(notice, Notice::ForeignSecret { .. } | Notice::Forged(_));
+    assert!(!nodes.iter().any(|node| node.notices().iter().any(foreign)));
+}
+
+#[test]
 fn a_node_that_is_given_a_wrong_secret_keeps_its_key_and_says_so() {
     let (server, fleet) = (Server::start(), fleet());
     let other = fleet.join(&server.url());

@@ -20,8 +20,9 @@ use super::super::{KeyError, Secret};
 /// (`ipveil proxy` does so when the file changes, or on SIGHUP) and keeps its key; one that restarts has it too. Each says when
 /// it does, a quarter of a second later as a rule, in a [`Notice::SecretReplaced`](super::super::Notice::SecretReplaced).
 ///
-/// What is in the store for the running epoch and the next is signed anew by each node that has the key when it
-/// begins to sign with another secret, so no step has to wait for an epoch's end.
+/// What is in the store for the running epoch and the next is signed anew by nodes when they begin to sign with another secret
+/// (claims by those that have the key, generations by all that are in them), so no step has to wait for an epoch's end. Who
+/// replaces a secret because it was stolen ends with [`Console::rotate_now`](super::Console::rotate_now).
 pub struct FleetSecret {
     // What signs comes first.
     accepted: Vec<Keys>,

@@ -31,6 +31,9 @@ pub struct RedisSource {
     slots: BTreeMap<u64, Slot>,
     // The highest that was heard of for each epoch. It never goes down.
     generations: BTreeMap<u64, Generation>,
+    // Whose generation in the store, if there is one, is signed with the secret that this node has now. Once, or two nodes of
+    // different opinion would never end.
+    signed: HashSet<u64>,
     // After a rotation of our own, until the store has it.
     unspread: HashSet<u64>,
     // What the ring has destroyed. It never gets any of that again, whoever else has it still.
@@ -90,7 +93,7 @@ struct Slot {
     waiting: Option<Instant>,
     // Nobody can have this key already: its generation has just begun.
     is_fresh: bool,
-    // What others have signed for this key, this node has signed too, with the secret that it has now.
+    // The claim that others have signed, this node has signed too, with the secret that it has now.
     is_signed: bool,
 }
 
@@ -160,6 +163,7 @@ impl RedisSource {
             ring: None,
             slots: BTreeMap::new(),
             generations: BTreeMap::new(),
+            signed: HashSet::new(),
             unspread: HashSet::new(),
             destroyed: VecDeque::new(),
             said: Said::default(),
@@ -241,6 +245,7 @@ impl RedisSource {
         let is_kept = |epoch: &u64| present.is_some_and(|present| (present.0..=present.0 + 1).contains(epoch));
         self.slots.retain(|epoch, _| is_kept(epoch));
         self.generations.retain(|epoch, _| is_kept(epoch));
+        self.signed.retain(is_kept);
         self.unspread.retain(is_kept);
     }
 
@@ -250,6 +255,7 @@ impl RedisSource {
         self.node.secret = secret;
         // What is in the store is signed anew, soon, so that nodes that have only the new one believe it.
         (self.renewed, self.greeted) = (None, None);
+        self.signed.clear();
         self.slots.values_mut().for_each(|slot| slot.is_signed = false);
         // Who was a stranger may be none now, or still be one.
         self.said.foreign.clear();
@@ -463,8 +469,15 @@ impl RedisSource {
         match known {
             // Forgotten by the store, or not there yet, or brought back from before.
             Some(known) if theirs < ours => self.spread(epoch, known, wall)?,
+            Some(known) if !self.signed.contains(&epoch) => {
+                let ours = self.node.secret.id();
+                if board.generation.as_ref().is_some_and(|there| signer(there) != Some(ours)) {
+                    self.spread(epoch, known, wall)?;
+                }
+            }
             _ => {}
         }
+        self.signed.insert(epoch);
         if self.unspread.remove(&epoch) && self.unspread.is_empty() {
             self.said.unspread = false;
         }
@@ -473,6 +486,7 @@ impl RedisSource {
 
     fn enter(&mut self, epoch: u64, generation: Generation, is_fresh: bool) {
         self.generations.insert(epoch, generation);
+        self.signed.remove(&epoch);
         // Whoever has rotated waits for it to be seen.
         self.greeted = None;
         // Dropped: what was sealed for the one before opens no more.
@@ -554,29 +568,20 @@ impl RedisSource {
         value(self.ask(&[set])?.pop())
     }
 
-    /// Signs what is there for this key with the secret by which this node signs, if another was used: by the time that all nodes
-    /// sign with a new one, nothing needs the old one any more. Once, or two nodes of different opinion would never end.
+    /// Signs the claim to this key with the secret by which this node signs, if another was used: by the time that all nodes
+    /// sign with a new one, nothing needs the old one any more. Once, as generations are.
     fn sign_too(&mut self, epoch: u64, board: &Board, claim: &Claim, wall: SystemTime) -> Result<(), Trouble> {
         if self.slots.get(&epoch).is_none_or(|slot| slot.is_signed) {
             return Ok(());
         }
-        let (ours, names, place) = (self.node.secret.id(), Names(&self.node.namespace), self.place(epoch));
-        let mut records = Vec::new();
-        if let Some(there) = board.generation.as_ref().filter(|there| signer(there) != Some(ours))
-            && let Some(known) = self.generations.get(&epoch)
-        {
-            let record = known.sign(&self.node.secret, Place { generation: 0, ..place });
-            records.push((names.generation(epoch), there, record));
-        }
+        let ours = self.node.secret.id();
         if let Some(there) = board.claim.as_ref().filter(|there| signer(there) != Some(ours)) {
-            records.push((names.claim(epoch, place.generation), there, claim.sign(&self.node.secret, place)));
-        }
-        let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
-        for (name, there, record) in records {
-            let record = record.ok_or(Trouble::StayOut)?;
+            let record = claim.sign(&self.node.secret, self.place(epoch)).ok_or(Trouble::StayOut)?;
+            let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
+            let name = Names(&self.node.namespace).claim(epoch, self.generation(epoch));
             let set = cmd("SET").arg(&name).arg(record).arg("XX").arg("GET").arg("PX").arg(expiry).take();
             let before: Option<Vec<u8>> = value(self.ask(&[set])?.pop())?;
-            // Whoever has written something else meanwhile, such as a rotation, has the last word.
+            // Whoever has written something else meanwhile has the last word.
             if let Some(before) = before.filter(|before| before != there) {
                 self.ask(&[cmd("SET").arg(&name).arg(before).arg("PX").arg(expiry).take()])?;
                 return Ok(());
@@ -744,7 +749,8 @@ impl RedisSource {
             ring.ask_again();
         }
         let next = Epoch(present.0 + 1);
-        if ring.lend(next, |_| ()).is_some() || self.unspread.contains(&next.0) {
+        // Its generation is there from the last rotation on, long before its key.
+        if ring.lend(next, |_| ()).is_some() || self.unspread.contains(&next.0) || !self.signed.contains(&next.0) {
             self.turn(next.0, false)?;
         }
         Ok(())
