@@ -43,12 +43,16 @@ impl Scene {
 
     /// As the next process would.
     fn start(&self) -> KeyRing {
+        self.start_with(Epochs::daily())
+    }
+
+    fn start_with(&self, epochs: Epochs) -> KeyRing {
         let file = until(|| match RuntimeFile::open(self.path()) {
             Err(RuntimeFileError::Locked) => None,
             other => Some(other.unwrap()),
         });
         let events = self.events.clone();
-        KeyRing::builder(file, Epochs::daily())
+        KeyRing::builder(file, epochs)
             .clock(self.clock.clone())
             .on_event(move |event| events.lock().unwrap().push(event))
             .start()
@@ -177,6 +181,35 @@ fn rotate_takes_the_key_out_of_the_file_before_it_returns() {
     let restarted = scene.start().key_id().unwrap();
     assert_eq!(restarted, new);
     assert_ne!(restarted, key);
+}
+
+#[test]
+fn a_key_for_epochs_of_another_length_is_wiped() {
+    let scene = scene();
+    let key = scene.start().key_id().unwrap();
+    let secret = first_key(&scene.bytes());
+    let hourly = scene.start_with(Epochs::hourly());
+    assert!(hourly.key_id().is_some() && !holds(&scene.bytes(), &secret));
+    assert!(scene.notices().contains(&Notice::FileWiped("a key in it was for epochs of another length")));
+    hourly.rotate().unwrap();
+    drop(hourly);
+    assert_ne!(scene.start().key_id(), Some(key));
+}
+
+#[test]
+fn rotate_takes_keys_of_other_epochs_out_of_the_file_too() {
+    let scene = scene();
+    let key = scene.start().key_id().unwrap();
+    let secret = first_key(&scene.bytes());
+    // Yesterday, by a clock that was set back: both have a place in the file.
+    scene.clock.set_wall(DAY * 19_999 + HOUR * 12);
+    let keys = scene.start();
+    assert!(keys.key_id() != Some(key) && holds(&scene.bytes(), &secret));
+    keys.rotate().unwrap();
+    assert!(!holds(&scene.bytes(), &secret));
+    drop(keys);
+    scene.clock.set_wall(DAY * 20_000 + HOUR * 12);
+    assert_ne!(scene.start().key_id(), Some(key));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 use zeroize::{Zeroizing, zeroize_stack};
 
 use super::{
-    Epoch, EpochKey, KeyError, KeyId, KeySource, Notice, Origin, Request, RingHandle, Secret, seconds, secret,
+    Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Notice, Origin, Request, RingHandle, Secret, seconds, secret,
 };
 
 /// Fresh random bytes for each epoch, kept in a file until the epoch's end, so that a restart or an upgrade of the
@@ -24,7 +24,9 @@ use super::{
 /// 3. When the ring destroys a key, its bytes in the file are overwritten; a file without a key is removed.
 /// 4. The file says when each key is over, by the wall clock and by the time since the machine was booted. A key that is
 ///    over is wiped when a ring starts with the file, and never used: also if no process was there when its epoch ended.
-/// 5. A file that makes no sense is wiped, and said to be so.
+///    So is one that was made for epochs of another length.
+/// 5. [`KeyRing::rotate`](super::KeyRing::rotate) leaves no key in the file, of whatever epoch, but the one that takes over.
+/// 6. A file that makes no sense is wiped, and said to be so.
 ///
 /// ```no_run
 /// use ipveil::keys::{Epochs, KeyRing, RuntimeFile};
@@ -138,13 +140,14 @@ impl RuntimeFile {
         Ok(EpochKey::take(&mut bytes)?)
     }
 
+    /// All keys that are over or that `is_gone` says.
     #[inline(never)]
-    fn forget(&mut self, key: KeyId) -> Result<(), RuntimeFileError> {
+    fn forget(&mut self, is_gone: impl Fn(&Slot) -> bool) -> Result<(), RuntimeFileError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let boot = Boot::now();
         let now = self.ring.as_ref().and_then(RingHandle::now).map_or(0, |now| seconds(now.wall));
         for slot in &mut open.slots {
-            if slot.as_ref().is_some_and(|slot| slot.id() == Some(key) || slot.is_over(now, &boot)) {
+            if slot.as_ref().is_some_and(|slot| is_gone(slot) || slot.is_over(now, &boot)) {
                 *slot = None;
             }
         }
@@ -160,6 +163,14 @@ impl RuntimeFile {
             removed.map_err(RuntimeFileError::from)?;
         }
         Ok(())
+    }
+
+    fn forget_and_tell(&mut self, is_gone: impl Fn(&Slot) -> bool) {
+        let forgotten = self.forget(is_gone);
+        zeroize_stack::<STACK>();
+        if let Err(error) = forgotten {
+            self.notice(Notice::FileFailed(error.kind()));
+        }
     }
 }
 
@@ -184,12 +195,12 @@ impl KeySource for RuntimeFile {
     }
 
     fn attach(&mut self, ring: RingHandle) {
-        let now = ring.now();
+        let times = ring.now().zip(ring.epochs());
         self.ring = Some(ring);
-        if let (Some(open), Some(now)) = (&mut self.open, now) {
-            match open.purge(seconds(now.wall), &Boot::now()) {
-                Ok(0) => {}
-                Ok(_) => self.notices.push(Notice::FileWiped("a key in it was over")),
+        if let (Some(open), Some((now, epochs))) = (&mut self.open, times) {
+            match open.purge(epochs, seconds(now.wall), &Boot::now()) {
+                Ok(None) => {}
+                Ok(Some(why)) => self.notices.push(Notice::FileWiped(why)),
                 Err(error) => self.notices.push(Notice::FileFailed(error.kind())),
             }
         }
@@ -199,11 +210,12 @@ impl KeySource for RuntimeFile {
     }
 
     fn destroyed(&mut self, _: Epoch, key: KeyId) {
-        let forgotten = self.forget(key);
-        zeroize_stack::<STACK>();
-        if let Err(error) = forgotten {
-            self.notice(Notice::FileFailed(error.kind()));
-        }
+        self.forget_and_tell(|slot| slot.id() == Some(key));
+    }
+
+    fn rotated(&mut self, _: Epoch) {
+        // Not only what the ring has: a clock that was set about leaves keys of other epochs in there.
+        self.forget_and_tell(|_| true);
     }
 }
 
@@ -383,16 +395,21 @@ impl Open {
         Ok(())
     }
 
-    /// Wipes what is over, and says how much that was.
-    fn purge(&mut self, now: u64, boot: &Boot) -> Result<usize, RuntimeFileError> {
-        let mut purged = 0;
+    /// Wipes what is over or is for epochs of another length, and says what that was.
+    fn purge(&mut self, epochs: Epochs, now: u64, boot: &Boot) -> Result<Option<&'static str>, RuntimeFileError> {
+        let mut purged = None;
         for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|slot| slot.is_over(now, boot)) {
-                *slot = None;
-                purged += 1;
-            }
+            let why = match slot {
+                Some(slot) if slot.end != seconds(epochs.end(Epoch(slot.epoch))) => {
+                    "a key in it was for epochs of another length"
+                }
+                Some(slot) if slot.is_over(now, boot) => "a key in it was over",
+                _ => continue,
+            };
+            *slot = None;
+            purged = Some(why);
         }
-        if purged > 0 {
+        if purged.is_some() {
             self.write()?;
         }
         Ok(purged)
