@@ -55,7 +55,7 @@ impl FleetSecret {
         Ok(line)
     }
 
-    /// From a file, such as a systemd credential, that others can't read.
+    /// From a file, such as a systemd credential, that others can't read, and that nobody but its owner can write.
     ///
     /// # Errors
     ///
@@ -65,7 +65,8 @@ impl FleetSecret {
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt as _;
-            if file.metadata()?.mode() & 0o007 != 0 {
+            // A group may read it: who can write it chooses who is a node.
+            if file.metadata()?.mode() & 0o037 != 0 {
                 return Err(FleetSecretError::Mode);
             }
         }
@@ -150,7 +151,7 @@ impl fmt::Debug for FleetSecret {
 pub enum FleetSecretError {
     /// It is not what `ipveil keys new-secret` prints, or not one or two lines of it.
     Text,
-    /// Everybody may read it.
+    /// Everybody may read it, or a group write it.
     Mode,
     /// There is no memory to keep it in.
     Key(KeyError),
@@ -162,7 +163,7 @@ impl fmt::Display for FleetSecretError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Text => "the fleet secret is not usable (expected one or two lines made by `ipveil keys new-secret`)",
-            Self::Mode => "everybody may read the fleet secret (expected mode 0600 or 0640)",
+            Self::Mode => "others may read or write the fleet secret (expected mode 0600 or 0640)",
             Self::Key(error) => return error.fmt(f),
             Self::Io(error) => return write!(f, "the fleet secret can't be read: {error}"),
         })
@@ -231,12 +232,14 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_everybody_may_read_is_refused() {
+    fn a_file_that_others_may_read_or_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
 
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), FleetSecret::generate().unwrap().as_bytes()).unwrap();
-        for (mode, is_fine) in [(0o400, true), (0o640, true), (0o644, false), (0o602, false)] {
+        let good = [0o400, 0o600, 0o440, 0o640].map(|mode| (mode, true));
+        let bad = [0o644, 0o604, 0o602, 0o601, 0o660, 0o620, 0o610].map(|mode| (mode, false));
+        for (mode, is_fine) in good.into_iter().chain(bad) {
             fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
             let read = FleetSecret::read(file.path());
             assert_eq!(read.is_ok(), is_fine, "{mode:o}");
