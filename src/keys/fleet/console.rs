@@ -6,15 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use redis::{Cmd, FromRedisValue, Value, cmd};
+use redis::{Cmd, Value, cmd};
 
 use super::{
     super::{Epoch, Epochs, KeyId, until},
-    FleetError, Names, is_name,
+    FleetError, Names, expiry, is_name,
     record::{Claim, Fleet, Generation, Node, Place, Record, Unbelievable},
     secrets::FleetSecret,
     source::{field, milliseconds},
-    store::{Away, Store, StoreAddress},
+    store::{Away, Store, StoreAddress, value},
 };
 
 /// Looks at a fleet through its store, and tells it to rotate. It is no node: it never gets a key.
@@ -110,19 +110,18 @@ impl Console {
         let (known, is_written) = self.generation(epoch, nodes, &mut Vec::new())?;
         // Nodes may be ahead of what they have said. None has had more keys than can be counted.
         let number = known.checked_add(if is_written { 1 } else { AHEAD }).ok_or(FleetError::Forged)?;
-        let place = Place { namespace: &self.namespace, epoch, generation: 0 };
+        let place = Place::of_epoch(&self.namespace, epoch);
         let record = Generation { number, at: milliseconds(now) }.sign(&self.secret, place);
         let record = record.ok_or(FleetError::Random)?;
-        let left = until(epochs.end(Epoch(epoch)), now) + epochs.period();
         let name = Names(&self.namespace).generation(epoch);
-        self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(left.as_millis() as u64).take()])?;
+        self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(expiry(epochs, epoch, now)).take()])?;
         Ok(number)
     }
 
     fn epochs(&mut self) -> Result<Epochs, FleetError> {
         let name = Names(&self.namespace).fleet();
         let record: Option<Vec<u8>> = value(self.ask(&[cmd("GET").arg(name).take()])?.pop())?;
-        let place = Place { namespace: &self.namespace, epoch: 0, generation: 0 };
+        let place = Place::of_fleet(&self.namespace);
         let fleet = Fleet::believe(&record.ok_or(FleetError::Nobody)?, &self.secret, place)?;
         Epochs::every(Duration::from_secs(fleet.period)).map_err(|_| FleetError::Forged)
     }
@@ -131,7 +130,7 @@ impl Console {
     fn nodes(&mut self, strangers: &mut Vec<u64>) -> Result<Vec<Node>, FleetError> {
         let name = Names(&self.namespace).nodes();
         let records: HashMap<String, Vec<u8>> = value(self.ask(&[cmd("HGETALL").arg(name).take()])?.pop())?;
-        let place = Place { namespace: &self.namespace, epoch: 0, generation: 0 };
+        let place = Place::of_fleet(&self.namespace);
         let mut nodes = Vec::new();
         for (name, record) in &records {
             match Node::believe(record, &self.secret, place) {
@@ -148,7 +147,7 @@ impl Console {
         let name = Names(&self.namespace).generation(epoch);
         let record: Option<Vec<u8>> = value(self.ask(&[cmd("GET").arg(name).take()])?.pop())?;
         let known = nodes.iter().filter(|node| node.epoch == epoch).map(|node| node.generation).max().unwrap_or(0);
-        let place = Place { namespace: &self.namespace, epoch, generation: 0 };
+        let place = Place::of_epoch(&self.namespace, epoch);
         match record.map(|record| Generation::believe(&record, &self.secret, place)) {
             Some(Ok(written)) if written.follows(known) => return Ok((known.max(written.number), true)),
             None => return Ok((known, known == 0)),
@@ -240,12 +239,6 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
-}
-
-fn value<T: FromRedisValue>(answer: Option<Value>) -> Result<T, FleetError> {
-    answer
-        .and_then(|answer| T::from_redis_value(answer).ok())
-        .ok_or(FleetError::Store("it does not answer as a store should"))
 }
 
 /// How often nodes may rotate before they say so.

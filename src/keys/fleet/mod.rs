@@ -63,7 +63,10 @@ mod secrets;
 mod source;
 mod store;
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 pub use self::{
     console::{Console, FleetStatus, NodeStatus},
@@ -71,6 +74,7 @@ pub use self::{
     source::{RedisSource, SecretHandle},
     store::StoreAddress,
 };
+use super::{Epoch, Epochs, until};
 
 /// Why there is no fleet. For whoever configures it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +131,15 @@ fn random_number() -> Option<u64> {
     getrandom::fill(&mut bytes).ok()?;
     Some(u64::from_be_bytes(bytes))
 }
+
+/// How many milliseconds what is written for `epoch` has to stay: some minutes longer than the epoch, for nodes whose clocks are
+/// slow.
+fn expiry(epochs: Epochs, epoch: u64, wall: SystemTime) -> u64 {
+    let left = until(epochs.end(Epoch(epoch)), wall) + epochs.period().min(LINGER);
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+const LINGER: Duration = Duration::from_secs(600);
 
 /// What things are called in the store. The braces have a cluster keep all of a namespace in one place.
 struct Names<'a>(&'a str);

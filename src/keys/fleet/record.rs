@@ -10,7 +10,17 @@ pub(super) struct Place<'a> {
     pub(super) generation: u64,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// Of what concerns no epoch.
+    pub(super) fn of_fleet(namespace: &'a str) -> Self {
+        Self::of_epoch(namespace, 0)
+    }
+
+    /// Of what concerns an epoch, whichever key it has: its generation.
+    pub(super) fn of_epoch(namespace: &'a str, epoch: u64) -> Self {
+        Self { namespace, epoch, generation: 0 }
+    }
+
     /// In which no two places are alike.
     pub(super) fn framed(&self, purpose: &[u8; 8]) -> Vec<u8> {
         let mut framed = Vec::with_capacity(256);

@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use redis::{Cmd, FromRedisValue, Value, cmd};
+use redis::{Cmd, Value, cmd};
 
 use super::{
-    super::{Epoch, EpochKey, KeyError, KeyId, KeySource, Notice, Reason, Request, RingHandle, until},
-    FleetError, Names, is_name, random_number,
+    super::{Epoch, EpochKey, KeyError, KeyId, KeySource, Notice, Reason, Request, RingHandle},
+    FleetError, Names, expiry, is_name, random_number,
     record::{Claim, Fleet, Generation, Member, Node, Place, Record, Unbelievable, signer},
     sealed::{self, Address, Pair},
     secrets::FleetSecret,
-    store::{Away, Store, StoreAddress},
+    store::{Away, Store, StoreAddress, value},
 };
 
 /// A [`KeySource`] that agrees with the other nodes of its fleet: see the [module](super).
@@ -79,7 +79,7 @@ struct Identity {
 impl Identity {
     /// Where what concerns no epoch stands.
     fn anywhere(&self) -> Place<'_> {
-        Place { namespace: &self.namespace, epoch: 0, generation: 0 }
+        Place::of_fleet(&self.namespace)
     }
 }
 
@@ -222,14 +222,11 @@ impl RedisSource {
 
     /// Where an epoch's generation stands.
     fn place_of(&self, epoch: u64) -> Place<'_> {
-        Place { generation: 0, ..self.place(epoch) }
+        Place::of_epoch(&self.node.namespace, epoch)
     }
 
-    /// How long what is written for `epoch` has to stay: some minutes longer than the epoch, for nodes whose clocks are slow.
     fn expiry(&self, epoch: u64, wall: SystemTime) -> Option<u64> {
-        let epochs = self.ring.as_ref()?.epochs()?;
-        let left = until(epochs.end(Epoch(epoch)), wall) + epochs.period().min(LINGER);
-        u64::try_from(left.as_millis()).ok()
+        Some(expiry(self.ring.as_ref()?.epochs()?, epoch, wall))
     }
 
     /// What the ring's call begins with: so that the store, whatever it answers, keeps private halves no longer than one such
@@ -565,7 +562,7 @@ impl RedisSource {
         let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
         let name = Names(&self.node.namespace).claim(epoch, self.generation(epoch));
         let set = cmd("SET").arg(name).arg(record).arg("NX").arg("GET").arg("PX").arg(expiry).take();
-        value(self.ask(&[set])?.pop())
+        Ok(value(self.ask(&[set])?.pop())?)
     }
 
     /// Signs the claim to this key with the secret by which this node signs, if another was used: by the time that all nodes
@@ -892,10 +889,6 @@ pub(super) fn milliseconds(wall: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn value<T: FromRedisValue>(answer: Option<Value>) -> Result<T, Trouble> {
-    answer.and_then(|answer| T::from_redis_value(answer).ok()).ok_or(Trouble::Away)
-}
-
 /// How often the store is looked at.
 const TURN: Duration = Duration::from_millis(250);
 /// How often while the ring waits for a key, and for how long.
@@ -905,7 +898,6 @@ const ANSWER: Duration = Duration::from_millis(1500);
 const GRACE: Duration = Duration::from_millis(600);
 /// How late a rotation may be heard of until it is said.
 const LATE: Duration = Duration::from_secs(5);
-const LINGER: Duration = Duration::from_secs(600);
 const FLEET_EXPIRY: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(1);
 pub(super) const NODES_EXPIRY: Duration = Duration::from_secs(3600);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use redis::{
-    Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, RedisResult, ServerErrorKind,
-    Value, cmd, from_redis_value,
+    Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, RedisResult,
+    ServerErrorKind, Value, cmd, from_redis_value,
 };
 
 use super::{FleetError, connection::Connection};
@@ -228,6 +228,11 @@ pub(super) fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
+/// An answer as what it has to be.
+pub(super) fn value<T: FromRedisValue>(answer: Option<Value>) -> Result<T, Away> {
+    answer.and_then(|answer| T::from_redis_value(answer).ok()).ok_or(Away(UNFIT))
+}
+
 fn reason(error: &RedisError) -> &'static str {
     match error.kind() {
         _ if error.is_timeout() => "it does not answer in time",
@@ -245,10 +250,11 @@ fn reason(error: &RedisError) -> &'static str {
             _ => "it does not know a command (expected Redis 7 or later, or Valkey), or refuses it",
         },
         ErrorKind::Io => "the connection failed",
-        _ => "it does not answer as a store should",
+        _ => UNFIT,
     }
 }
 
+const UNFIT: &str = "it does not answer as a store should";
 /// How long the store may take to answer all that is asked in one turn.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a store that has failed is left alone.
