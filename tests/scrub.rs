@@ -288,6 +288,17 @@ fn an_address_is_found_among_other_numbers_in_dots() {
         scrubbed(line, expected);
     }
     assert_eq!(with(View::token("log")).scrub_str("7.42.203.0.113.77"), "unknown");
+    for (line, expected) in [
+        ("ip-203-45-113-77:8080", "ip-(ip):0"),
+        ("ip-203-45-113-77:8080.", "ip-(ip):0."),
+        ("ip-203-45-113-77:db8::7", "ip-203-45-113-(ip)"),
+        ("node-1-203-45-113-77.isp.example", "node-(ip).isp.example"),
+        ("203-45-113-77-9.isp.example", "(ip).isp.example"),
+        ("backup-2026-11-25-12-30-45-123.tar", "backup-2026-11-25-12-30-45-123.tar"),
+        ("app-1-2-3-4-5", "app-1-2-3-4-5"),
+    ] {
+        scrubbed(line, expected);
+    }
     let long = "203.0.113.77.99999.".repeat(20);
     scrubbed(&long, "(ip).");
 }
@@ -298,6 +309,12 @@ fn the_quad_of_an_address_is_part_of_it_whatever_is_behind() {
         ("IP6 ::ffff:203.0.113.7.443 > ::ffff:10.0.0.1.51234: Flags [S]", "IP6 (ip).443 > (ip).0: Flags [S]"),
         ("64:ff9b::203.0.113.7.443", "(ip).443"),
         ("::ffff:203.0.113.7.1.2", "(ip).1.2"),
+        ("::ffff:203%2E0%2E113%2E7 x", "(ip) x"),
+        ("%3A%3Affff%3A203%2E0%2E113%2E7:80", "(ip):80"),
+        ("::ffff:203%252E0%252E113%252E7%2E443", "(ip)%2E443"),
+        ("::ffff:203.000.113.007 x", "(ip) x"),
+        ("[::ffff:203.000.113.007]:80", "[(ip)]:80"),
+        ("%3A%3Affff%3A203.000.113.007", "(ip)"),
         ("1:2:3:4:5:6:203.0.113.7.80", "(ip).80"),
         ("2001:db8:1:2:3:4:5:6:7:8:9:203.0.113.7", "(ip)"),
     ] {
@@ -482,10 +499,14 @@ fn what_is_kept_stays() {
         scrubber.scrub_str("127.0.0.1 ::1 10.1.2.3:4444 ::ffff:10.0.0.1 11.0.0.1"),
         "127.0.0.1 ::1 10.1.2.3:4444 ::ffff:10.0.0.1 (ip)"
     );
+    // What would be the zone of an address that is kept is an address.
+    assert_eq!(scrubber.scrub_str("::1%2001:db8::7 ::1%eth0"), "::1%20(ip) ::1%eth0");
+    assert!(!scrubber.scrub_str("::1%203.0.113.7").contains("113"));
 }
 
 #[test]
 fn products_are_those_that_are_asked_for() {
+    scrubbed("Edge/2a03::7 AppleCoreMedia/1.0.0.21E236", "Edge/(ip) AppleCoreMedia/1.0.0.21E236");
     let line = "Chrome/120.0.0.0 Gadget/1.2.3.4 xGadget/1.2.3.4";
     assert_eq!(word().scrub_str(line), "Chrome/120.0.0.0 Gadget/(ip) xGadget/(ip)");
     assert_eq!(word().products(["Gadget"]).scrub_str(line), "Chrome/(ip) Gadget/1.2.3.4 xGadget/(ip)");
@@ -840,6 +861,7 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("go-062", ZONE),
     ("go-063", ZONE),
     ("go-066", PADDED),
+    ("go-067", PADDED),
     ("py-070", UNCLEAR),
     ("py-071", UNCLEAR),
     ("py-072", UNCLEAR),

@@ -42,6 +42,24 @@ fn groups_of_address(text: &[u8]) -> Option<[u8; 16]> {
     (octets[0] != 0 || !are_octets()).then_some(octets)
 }
 
+/// `::ffff:203.000.113.007`, which no parser takes and every log may have.
+#[cold]
+fn groups_and_padded_quad(text: &[u8]) -> Option<[u8; 16]> {
+    let last = text.iter().rposition(|&byte| byte == b':')? + 1;
+    let (mut spelling, quad) = (text[..last].to_vec(), &text[last..]);
+    if !quad.contains(&b'.') {
+        return None;
+    }
+    for (place, octet) in quad.split(|&byte| byte == b'.').enumerate() {
+        if place > 0 {
+            spelling.push(b'.');
+        }
+        let zeros = octet.iter().take_while(|&&digit| digit == b'0').count();
+        spelling.extend_from_slice(&octet[zeros.min(octet.len().saturating_sub(1))..]);
+    }
+    parse_v6(&spelling)
+}
+
 /// As long as the longest spelling of an address.
 const LONGEST: usize = 45;
 
@@ -63,11 +81,19 @@ fn colons_of_any_kind(text: &[u8], floor: usize, place: usize) -> Reading {
     while let Some(&byte) = text.get(end) {
         if byte == b':' || byte.is_ascii_hexdigit() {
             end += 1;
-        } else if let Some((b':', length)) = encoded(&text[end..]) {
-            end += length;
-            is_encoded = true;
         } else {
-            break;
+            match encoded(&text[end..]) {
+                Some((b':', length)) => {
+                    end += length;
+                    is_encoded = true;
+                }
+                // The tail may be in dots.
+                Some(_) => {
+                    is_encoded = true;
+                    break;
+                }
+                None => break,
+            }
         }
     }
     let literal = match is_encoded {
@@ -82,7 +108,13 @@ fn colons_of_any_kind(text: &[u8], floor: usize, place: usize) -> Reading {
 fn encoded_groups(text: &[u8], floor: usize, run: Range<usize>) -> Option<Literal> {
     let (mut plain, mut places) = (Vec::new(), Vec::new());
     let mut at = run.start;
-    while at < run.end {
+    let mut length = 0;
+    // As far as four octets in dots can reach, and what is behind them.
+    let far = text.len().min(run.end + 32);
+    while at < far {
+        if at == run.end {
+            length = plain.len();
+        }
         places.push(at);
         match encoded(&text[at..]) {
             Some((byte, length)) => {
@@ -95,14 +127,10 @@ fn encoded_groups(text: &[u8], floor: usize, run: Range<usize>) -> Option<Litera
             }
         }
     }
-    let length = plain.len();
-    // As far as four octets in dots can reach, and what is behind them.
-    let rest = &text[run.end..text.len().min(run.end + 32)];
-    for (place, &byte) in rest.iter().enumerate() {
-        places.push(run.end + place);
-        plain.push(byte);
+    places.push(at);
+    if at == run.end {
+        length = plain.len();
     }
-    places.push(run.end + rest.len());
     let groups = Groups { length, ..Groups::new(text, floor, run) };
     let mut literal = groups.read(&plain)?;
     let base = groups.base;
@@ -267,7 +295,8 @@ impl Groups {
         if place.len() > LONGEST {
             return None;
         }
-        let octets = groups_of_address(&text[place.clone()])?;
+        let all = &text[place.clone()];
+        let octets = groups_of_address(all).or_else(|| groups_and_padded_quad(all))?;
         Some(self.literal(text, place, What::Address(Canonical::v6(octets))))
     }
 
@@ -543,6 +572,9 @@ fn zone_length(text: &[u8]) -> usize {
         [b'%', ..] => 1,
         _ => return 0,
     };
+    if begins_another(text, start) {
+        return 0;
+    }
     let word = |from: usize| text[from..].iter().take(LONGEST + 1).take_while(|&&byte| is_word(byte)).count();
     let mut end = start + word(start);
     if !(start + 1..=start + LONGEST).contains(&end) {

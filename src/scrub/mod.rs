@@ -43,11 +43,11 @@
 //! - What you [keep](Scrubber::keep).
 //! - The version of a [product](Scrubber::products): `Chrome/120.0.0.0`.
 //!
-//! So text that is clean stays the same: to scrub twice does no more than to scrub once.
+//! So text that is clean stays the same.
 //!
 //! **Where a text can be read both ways, it is taken for an address**: `release 4.10.2.1`, `a::b`, `build-1-2-3-4`. What
 //! looks like an address and can't be read, as when two are joined by a colon, becomes `unknown`: `2001:db8::1:2001:db8::2`,
-//! `2001:db8::1::443`, `7.42.203.0.113.7`. Of five octets in dots the last one is taken for a port.
+//! `2001:db8::1::443`, `7.42.203.0.113.7`, `node-1-203-0-113-7.example`. Of five octets in dots the last one is taken for a port.
 //!
 //! Ports from 1024 up behind an address become 0, except in URLs: a port and a time identify a subscriber behind carrier
 //! NAT. A port is behind an address after `:`, `.`, `#`, ` port `, `port=` or `port:`, in brackets, as a prefix that would be
@@ -55,7 +55,8 @@
 //!
 //! # What is not found
 //!
-//! Addresses in other notations: as one number, in hexadecimal or octal (`0xcb007107`), as arrays (`[203, 0, 113, 7]`), in
+//! Addresses in other notations: as one number, in hexadecimal or octal (`0xcb007107`), as arrays (`[203, 0, 113, 7]`, and
+//! FTP's `203,0,113,7,4,1`), with separators that were quoted or made harmless (`203\.0\.113\.7`, `203[.]0[.]113[.]7`), in
 //! base64, with encoded digits, over the end of a line. Host names that say where somebody is in other ways. Ports that
 //! stand apart from the address: in a column of their own, as `SPT=51234`, or cut off by a [flush](ScrubWriter).
 //! Scrubbing is what catches what should never have been written; what you write yourself, write as a
@@ -139,7 +140,8 @@ enum StandIn {
 
 impl Scrubber {
     /// Products whose versions look like addresses, unless there are [others](Self::products).
-    pub const PRODUCTS: [&str; 17] = [
+    pub const PRODUCTS: &[&str] = &[
+        "AppleCoreMedia",
         "AppleWebKit",
         "Chrome",
         "Chromium",
@@ -205,7 +207,7 @@ impl Scrubber {
     }
 
     fn with(stand_in: StandIn, range: PseudonymRange) -> Self {
-        let products = Self::PRODUCTS.map(str::to_owned).into();
+        let products = Self::PRODUCTS.iter().map(|&product| product.to_owned()).collect();
         Self { inner: Arc::new(Inner { stand_in, range, keep: TrustedProxies::none(), products }) }
     }
 
@@ -358,7 +360,8 @@ impl Scrubber {
     /// `Chrome/120.0.0.0`.
     #[inline]
     fn is_version(&self, text: &[u8], literal: &Literal) -> bool {
-        let Some(before) = text[..literal.start].strip_suffix(b"/") else {
+        let is_v4 = matches!(literal.what, What::Address(Canonical::V4(_))) && matches!(literal.form, Form::Plain);
+        let Some(before) = text[..literal.start].strip_suffix(b"/").filter(|_| is_v4) else {
             return false;
         };
         let length = before.iter().rev().take_while(|byte| byte.is_ascii_alphanumeric()).count();

@@ -255,10 +255,16 @@ fn is_of_tcpflow(numbers: &[u8]) -> bool {
 pub(super) fn begins_another(text: &[u8], start: usize) -> bool {
     let behind = &text[start + hex_length(&text[start..])..];
     let is_group = match behind {
-        [b':', next, ..] => is_hex_or_colon(*next) || *next == b'%',
+        [b':', next, ..] => (is_hex_or_colon(*next) || *next == b'%') && !is_port_alone(&behind[1..]),
         _ => matches!(encoded(behind), Some((b':', _))),
     };
     is_group || begins_a_quad(text, start)
+}
+
+/// Whether there is a port, and no group behind it: an IPv6 address has two colons or more.
+fn is_port_alone(text: &[u8]) -> bool {
+    let length = hex_length(text);
+    is_port(&text[..length]) && text.get(length) != Some(&b':') && encoded(&text[length..]).is_none()
 }
 
 /// `203-0-113-7`, as part of a host name: `ec2-203-0-113-7.compute.example`.
@@ -275,15 +281,26 @@ pub(super) fn dashed(text: &[u8], floor: usize, place: usize) -> Reading {
         return Reading::NoNumbersBefore(all);
     };
     let end = numbers.ends[3];
+    let is_in_name = is_in_host_name(&text[..start], &text[all..]);
     let last = text[..all].iter().rposition(|&byte| byte == b'-').map_or(start, |dash| dash + 1);
     let is_another =
         text[all..].first().is_some_and(|&byte| byte == b'.' || byte == b':') && begins_another(text, last);
-    let is_whole = match numbers.count {
-        4 => !is_another && is_in_host_name(&text[..start], &text[end..]),
-        5 => is_another,
-        _ => false,
-    };
-    if is_whole { literal(start, end, octets, Form::Name) } else { Reading::NoNumbersBefore(all) }
+    match numbers.count {
+        4 if !is_another && is_in_name => literal(start, end, octets, Form::Name),
+        5 if is_another => literal(start, end, octets, Form::Name),
+        // Nobody can tell which four.
+        5.. if is_in_name && has_large_octets(&text[start..all]) => {
+            Reading::Literal(Literal { start, end: all, what: What::Unclear, form: Form::Name })
+        }
+        _ => Reading::NoNumbersBefore(all),
+    }
+}
+
+/// Whether all of some numbers in dashes are octets, and so large as few parts of a version or a date are.
+#[cold]
+fn has_large_octets(numbers: &[u8]) -> bool {
+    let octets = || numbers.split(|&byte| byte == b'-').map(octet);
+    octets().all(|octet| octet.is_some()) && octets().flatten().filter(|&octet| octet >= 100).count() > 0
 }
 
 /// A host name has letters: dates, ranges and telephone numbers have none.

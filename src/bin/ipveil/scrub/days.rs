@@ -18,27 +18,34 @@ const MONTHS: [&[u8; 3]; 12] =
 impl Day {
     /// The first date in a line, as in the common and combined formats, RFC 3339 (also inside JSON), the error logs of nginx and
     /// Apache, syslog, and others; where no line `before` had one, the first number that could be the seconds since 1970.
+    ///
+    /// Where the lines before had such a number it goes before a date, which is what a client has sent then.
     pub(crate) fn of(line: &[u8], before: Option<Self>) -> Option<Self> {
-        Self::by_name(line).or_else(|| {
-            let is_counted = before.is_none_or(|before| before.is_counted);
-            let mut words = line.split(|byte| !byte.is_ascii_alphanumeric()).filter(|_| is_counted);
-            words.find_map(Self::of_epoch).or(before)
-        })
+        let by_name = || Self::by_name(line);
+        let day = match before {
+            None => Self::of_epoch(first_word(line)).or_else(by_name).or_else(|| Self::counted(line)),
+            Some(Self { is_counted: true, .. }) => Self::counted(line).or_else(by_name),
+            Some(_) => by_name(),
+        };
+        day.or(before)
     }
 
-    /// The date of the last line, or of the last one before it that has any.
+    /// What the days of all lines come to.
     pub(crate) fn last_in(text: &[u8], before: Option<Self>) -> Option<Self> {
-        let mut lines = text.rsplit(|&byte| byte == b'\n');
-        lines
-            .clone()
-            .find_map(Self::by_name)
-            .or_else(|| {
-                lines.find_map(|line| {
-                    let day = Self::of(line, before);
-                    day.filter(|_| day != before)
-                })
-            })
-            .or(before)
+        // From the last line on whose day no line before it matters for.
+        let mut from = text.len();
+        for line in text.rsplit(|&byte| byte == b'\n') {
+            from -= line.len();
+            if Self::counted(line).is_none() && Self::by_name(line).is_some() {
+                break;
+            }
+            from = from.saturating_sub(1);
+        }
+        text[from..].split(|&byte| byte == b'\n').fold(before, |before, line| Self::of(line, before))
+    }
+
+    fn counted(line: &[u8]) -> Option<Self> {
+        line.split(|byte| !byte.is_ascii_alphanumeric()).find_map(Self::of_epoch)
     }
 
     fn by_name(line: &[u8]) -> Option<Self> {
@@ -120,6 +127,10 @@ impl Day {
     }
 }
 
+fn first_word(line: &[u8]) -> &[u8] {
+    line.split(|byte| !byte.is_ascii_alphanumeric()).next().unwrap_or_default()
+}
+
 fn month(name: &[u8; 3]) -> Option<u8> {
     let place = MONTHS.iter().position(|month| *month == name)?;
     u8::try_from(place + 1).ok()
@@ -189,6 +200,11 @@ mod tests {
         let counted = Day::last_in(b"1234567890 x\n1795610096 x\nnothing\n", None);
         assert_eq!(counted.map(|day| day.to_string()).as_deref(), Some("2026-11-25"));
         assert_eq!(Day::last_in(b"nothing\n", counted), counted);
+        // A date that a client sends is none.
+        let line = b"1795610096.789 1 203.0.113.7 TCP_MISS/200 http://example/2020-01-01T00:00 -";
+        assert_eq!(Day::of(line, None), counted);
+        assert_eq!(Day::of(b"{\"url\":\"/2020-01-01T\",\"ts\":1795610096}", counted), counted);
+        assert_eq!(Day::last_in(line, None), counted);
         assert_eq!(Day::last_in(b"2026-11-24T1\n1795610096 x\n", counted), Day::new(2026, 11, 24));
     }
 }

@@ -35,7 +35,7 @@ use self::{
     pipeline::{Problem, Summary, Work},
 };
 
-/// Takes every IP address out of logs: IPv4 and IPv6, in any place and spelling.
+/// Takes IP addresses out of logs: IPv4 and IPv6, in any place.
 ///
 /// Reads files, directories, patterns, or standard input, as text, gzip or zstd. Pseudonyms are made under a key that is fresh for
 /// each run, changes at 00:00 UTC, and is destroyed at its end: the same address is the same pseudonym until then, and never
