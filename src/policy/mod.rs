@@ -294,6 +294,14 @@ impl Inner {
         if view.window_length().is_some_and(|window| window.as_secs() == 0 || window.subsec_nanos() != 0) {
             return Err(Problem::Window);
         }
+        let has_scope = matches!(view.method(), Method::Pseudonym(_));
+        if view.keeps_nothing() {
+            return Err(Problem::KeepsNothing);
+        } else if view.own_scope().is_some() && !has_scope {
+            return Err(Problem::HasNoScope);
+        } else if view.window_length().is_some() && !has_scope && view.method() != Method::Limit {
+            return Err(Problem::HasNoWindow);
+        }
         match view.method() {
             Method::Network(keep) => {
                 if keep.v4 > Keep::FINEST.v4 || keep.v6 > Keep::FINEST.v6 {
@@ -314,10 +322,9 @@ impl Inner {
                 }
             }
         }
-        // Networks, countries and limit keys have no scope.
-        let meaning = match view.method() {
-            Method::Pseudonym(_) => view.own_scope().unwrap_or(scope).register(&mut self.hosts, &mut self.session)?,
-            Method::Network(_) | Method::Country | Method::Limit | Method::Member => Meaning::Unscoped,
+        let meaning = match has_scope {
+            true => view.own_scope().unwrap_or(scope).register(&mut self.hosts, &mut self.session)?,
+            false => Meaning::Unscoped,
         };
         self.is_scoped |= meaning != Meaning::Unscoped;
         let has_window = view.window_length().is_some();
@@ -359,6 +366,9 @@ enum Problem {
     TooManyViews,
     TooFine,
     Window,
+    KeepsNothing,
+    HasNoScope,
+    HasNoWindow,
     NoHosts,
     BadHost,
     HostsDiffer,
@@ -387,6 +397,9 @@ impl fmt::Display for PolicyError {
             Problem::TooManyViews => "is one too many (expected at most 64)",
             Problem::TooFine => "keeps too many bits of the address (expected at most 24 of IPv4 and 48 of IPv6)",
             Problem::Window => "has an unusable window (expected whole seconds, at least one)",
+            Problem::KeepsNothing => "keeps bits of an address, and sees no network",
+            Problem::HasNoScope => "has a scope (only pseudonyms have one)",
+            Problem::HasNoWindow => "has a window (only pseudonyms and limits have one)",
             Problem::NoHosts => "has a scope per host without hosts",
             Problem::BadHost => {
                 "has a scope with an unusable host (expected a name such as example.com, without a port)"

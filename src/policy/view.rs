@@ -24,6 +24,7 @@ pub struct View {
     header: Option<HeaderName>,
     scope: Option<Scope>,
     window: Option<Duration>,
+    keeps_nothing: bool,
     pub(super) countries: Option<Countries>,
     networks: Option<TrustedProxies>,
 }
@@ -92,7 +93,16 @@ impl View {
     }
 
     pub(super) fn new(name: impl Into<String>, method: Method) -> Self {
-        Self { name: name.into(), method, header: None, scope: None, window: None, countries: None, networks: None }
+        Self {
+            name: name.into(),
+            method,
+            header: None,
+            scope: None,
+            window: None,
+            keeps_nothing: false,
+            countries: None,
+            networks: None,
+        }
     }
 
     /// Is told to the application in this request header, too, in the form that the header takes: RFC 7239's in
@@ -104,7 +114,7 @@ impl View {
         self
     }
 
-    /// Has another scope than the policy. Networks, countries and limits have none.
+    /// Has another scope than the policy. Only pseudonyms have one: a [policy](super::Policy::new) refuses other views with it.
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
@@ -112,18 +122,21 @@ impl View {
     }
 
     /// Changes its pseudonyms after this time, counted from 1970-01-01 00:00 UTC, though the key is still the same. The
-    /// end of the epoch changes them in any case.
+    /// end of the epoch changes them in any case. For pseudonyms and limits: a [policy](super::Policy::new) refuses other views
+    /// with it.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = Some(window);
         self
     }
 
-    /// Keeps this many bits of IPv4 and IPv6 addresses, if the view sees a network. At most 24 and 48.
+    /// Sees a network of this many bits of IPv4 and IPv6 addresses. At most 24 and 48; a [policy](super::Policy::new) refuses
+    /// more, and views that see no network.
     #[must_use]
     pub fn keep(mut self, v4: u8, v6: u8) -> Self {
-        if let Method::Network(keep) = &mut self.method {
-            *keep = Keep { v4, v6 };
+        match &mut self.method {
+            Method::Network(keep) => *keep = Keep { v4, v6 },
+            _ => self.keeps_nothing = true,
         }
         self
     }
@@ -154,6 +167,11 @@ impl View {
 
     pub(super) fn networks(&self) -> Option<&TrustedProxies> {
         self.networks.as_ref()
+    }
+
+    /// Whether bits were to be kept of what is no network.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.keeps_nothing
     }
 
     pub(super) fn window_length(&self) -> Option<Duration> {

@@ -1,29 +1,4 @@
 //! What stands for a client outside: how it is hashed, and the shapes in which it can be shown.
-//!
-//! # Format
-//!
-//! The values are a public format: nodes of different versions under one key must agree. All hashes are keyed
-//! BLAKE3; integers are big-endian; nothing is optional, so that no two inputs can be framed alike.
-//!
-//! | value | key | input |
-//! |---|---|---|
-//! | handle | epoch key | `H`, family (4, 6 or 16), octets |
-//! | limit handle | epoch key | `L`, family, octets |
-//! | session | handle | `S`, then per credential: `C` or `A`, length of the cookie's name (4 bytes), name, length of the value (4 bytes), value |
-//! | pseudonym | handle | `P`, length of view (1 byte), view, kind of scope (1 byte), length of scope (4 bytes), scope, window (8 bytes) |
-//! | limit key | limit handle | as for a pseudonym |
-//!
-//! - **Octets**: all four of an IPv4 address (family 4). The first eight of an IPv6 address (family 6), seven for a limit
-//!   handle; all sixteen where the first eight are zero or begin `0064:ff9b:0001`, since many clients share those. All
-//!   sixteen of a pseudonym that another edge has made (family 16).
-//! - **Session**: cookies in the order in which the policy names them, those of one name in the order in which they came, then
-//!   `Authorization`.
-//! - **Scope**: kind 0, everything, with no value; 1, a host, by name; 2, a session, by its hash; 3, a request, by 16 random
-//!   bytes; 4, the application's own, by its text.
-//! - **Window**: the number of whole windows since 1970; 0 for a view without windows.
-//!
-//! Handles are whole hashes, all else is the first 16 bytes of one. A token shows these; an IPv6 address the last of their
-//! bits, 100 of them for a range of 28 bits; an IPv4 address the last 28 of the first 32.
 
 mod hash;
 mod range;
@@ -45,6 +20,31 @@ pub(crate) use self::{
 /// It can't be turned back into an address, and pseudonyms of different views, scopes or epochs can't be compared:
 /// equal clients have unequal ones. (One that an edge before this one has made is the same in all address views.) It
 /// prints in its shape.
+///
+/// # Format
+///
+/// The values are a public format: nodes of different versions under one key must agree. All hashes are keyed
+/// BLAKE3; integers are big-endian; nothing is optional, so that no two inputs can be framed alike.
+///
+/// | value | key | input |
+/// |---|---|---|
+/// | handle | epoch key | `H`, family (4, 6 or 16), octets |
+/// | limit handle | epoch key | `L`, family, octets |
+/// | session | handle | `S`, then per credential: `C` or `A`, length of the cookie's name (4 bytes), name, length of the value (4 bytes), value |
+/// | pseudonym | handle | `P`, length of view (1 byte), view, kind of scope (1 byte), length of scope (4 bytes), scope, window (8 bytes) |
+/// | limit key | limit handle | as for a pseudonym |
+///
+/// - **Octets**: all four of an IPv4 address (family 4). The first eight of an IPv6 address (family 6), seven for a limit
+///   handle; all sixteen where the first eight are zero or begin `0064:ff9b:0001`, since many clients share those. All
+///   sixteen of a pseudonym that another edge has made (family 16).
+/// - **Session**: cookies in the order in which the policy names them, those of one name in the order in which they came, then
+///   `Authorization`.
+/// - **Scope**: kind 0, everything, with no value; 1, a host, by name; 2, a session, by its hash; 3, a request, by 16 random
+///   bytes; 4, the application's own, by its text.
+/// - **Window**: the number of whole windows since 1970; 0 for a view without windows.
+///
+/// Handles are whole hashes, all else is the first 16 bytes of one. A token shows these; an IPv6 address the last of their
+/// bits, 100 of them for a range of 28 bits; an IPv4 address the last 28 of the first 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Pseudonym {
