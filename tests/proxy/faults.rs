@@ -457,8 +457,7 @@ fn who_comes_while_it_ends_is_refused_and_who_was_there_is_served() {
     until(|| (!server.heard().is_empty()).then_some(()));
     edge.signal(Signal::TERM);
     until(|| edge.log().contains("draining").then_some(()));
-    thread::sleep(Duration::from_millis(200));
-    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, edge.port)).is_err());
+    until(|| TcpStream::connect((Ipv4Addr::LOCALHOST, edge.port)).is_err().then_some(()));
     let mut admin = Client::new(UnixStream::connect(edge.path("admin")).unwrap());
     admin.send(get("/readyz", ""));
     let answer = admin.answer();

@@ -437,16 +437,16 @@ fn an_upgraded_connection_on_which_nothing_passes_ends() {
     let server = answer("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n");
     let edge = start(
         &(before(server.address)
-            + "[deadlines]\nupgraded_idle = \"500ms\"\nkeep_alive = \"100ms\"\nclient_idle = \"100ms\"\n"),
+            + "[deadlines]\nupgraded_idle = \"2s\"\nkeep_alive = \"100ms\"\nclient_idle = \"100ms\"\n"),
     );
     let mut client = connect(edge.port);
     client.send(get("/", "connection: upgrade\r\nupgrade: x\r\n"));
     assert_eq!(client.answer().status(), 101);
     for _ in 0..4 {
-        thread::sleep(std::time::Duration::from_millis(200));
+        thread::sleep(std::time::Duration::from_millis(600));
         client.send("still here");
     }
     let began = std::time::Instant::now();
     assert!(client.is_closed());
-    assert!(began.elapsed() > std::time::Duration::from_millis(300) && began.elapsed() < SOON / 2);
+    assert!(began.elapsed() > std::time::Duration::from_millis(1200) && began.elapsed() < SOON / 2);
 }
