@@ -568,7 +568,7 @@ fn a_server_may_answer_before_it_has_heard_everything() {
             let _ = client.body(&mut request, Otherwise::Nothing);
             client.is_closed();
         } else {
-            client.send(OK);
+            client.send(OK.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"));
         }
     });
     let edge = start(&before(server.address));

@@ -1,0 +1,429 @@
+//! One server: how it is reached, and who may ask it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    Request, StatusCode, Uri,
+    header::HOST,
+    uri::{Authority, Scheme},
+};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use ipveil::proxy_protocol::Announcement;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    Answer, Failed,
+    apart::{Apart, agrees_to_none},
+    http1::{Http1, Idle},
+    http2::{Http2, for_h2, h2_client},
+    in_time,
+    socket::Socket,
+};
+use crate::{
+    config::{Server, ServerAt},
+    proxy::{
+        body::{BodyError, Deadline, RequestBody},
+        greeting,
+        rarely::{Rarely, chain},
+        watch::Due,
+        worker,
+    },
+};
+
+/// One server.
+pub(crate) struct Endpoint {
+    pub(crate) server: Server,
+    /// What the log calls it: where it stands in the configuration.
+    pub(crate) place: String,
+    complaints: Rarely,
+    tls: Option<Tls>,
+    most_idle: usize,
+    is_healthy: AtomicBool,
+    // In seconds since the start: after a failure somebody else is asked for a while.
+    failed_until: AtomicU32,
+    // Requests that wait for an answer.
+    outstanding: AtomicUsize,
+    // Connections of each thread, which no other one touches.
+    idle: Box<[Mutex<Vec<Idle>>]>,
+    h2: Box<[Mutex<Vec<Http2>>]>,
+}
+
+/// How to be sure that it is that server.
+pub(super) struct Tls {
+    pub(super) any: TlsConnector,
+    pub(super) h1: TlsConnector,
+    pub(super) name: ServerName<'static>,
+}
+
+/// A new connection, as it turned out.
+enum Connected {
+    H1(Http1),
+    H2(Http2),
+}
+
+impl Endpoint {
+    /// Of all idle connections, `most_idle` are kept by each of `threads`.
+    pub(super) fn new(server: Server, place: String, tls: Option<Tls>, most_idle: usize, threads: usize) -> Self {
+        Self {
+            server,
+            place,
+            complaints: Rarely::default(),
+            tls,
+            most_idle,
+            is_healthy: AtomicBool::new(true),
+            failed_until: AtomicU32::new(0),
+            outstanding: AtomicUsize::new(0),
+            idle: (0..threads).map(|_| Mutex::default()).collect(),
+            h2: (0..threads).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// How many requests wait for an answer.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.load(Relaxed)
+    }
+
+    pub(crate) fn is_well(&self) -> bool {
+        self.is_healthy.load(Relaxed) && self.failed_until.load(Relaxed) <= worker::seconds()
+    }
+
+    /// Counts a request among those that wait for an answer, until this is dropped: a client that goes away waits no more.
+    pub(crate) fn begin(&self) -> Outstanding<'_> {
+        self.outstanding.fetch_add(1, Relaxed);
+        Outstanding(self)
+    }
+
+    /// What a health check found.
+    pub(crate) fn set_healthy(&self, is_healthy: bool) -> bool {
+        if is_healthy {
+            self.failed_until.store(0, Relaxed);
+        }
+        self.is_healthy.swap(is_healthy, Relaxed) != is_healthy
+    }
+
+    /// It could not be reached.
+    fn failed(&self, error: &io::Error) {
+        self.complain(UNREACHABLE, error);
+        // That is our fault, not the server's.
+        if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+            self.shun();
+        }
+    }
+
+    fn shun(&self) {
+        self.failed_until.store(worker::seconds() + SHUNNED, Relaxed);
+    }
+
+    /// Says what is wrong with it, now and then.
+    pub(crate) fn complain(&self, what: &'static str, error: &dyn std::error::Error) {
+        if let Some(times) = self.complaints.tell() {
+            tracing::warn!(server = self.place, times, error = %chain(error), "{what}");
+        }
+    }
+
+    /// Sends a request, and gives the head of the response. What was not sent is still there afterwards.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        request: &mut Option<Request<RequestBody>>,
+        deadline: &mut Deadline,
+    ) -> Result<Answer, Failed> {
+        // It stays where it is: the next one that is asked expects it, too.
+        let announcement = request.as_ref().and_then(|request| request.extensions().get::<Announcement>().copied());
+        if announcement.is_none() {
+            if let Some(link) = self.shared() {
+                return Box::pin(self.send_h2(link, request, deadline)).await;
+            }
+            // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
+            while let Some(link) = self.take() {
+                match link.send(request, deadline, self, true).await {
+                    Err(Failed::Unsent) => {}
+                    other => return other,
+                }
+            }
+        }
+        // On its own: it is large, and rarely needed.
+        let connect = Box::pin(self.connect(announcement.as_ref()));
+        let connected = match in_time(deadline, deadline.site.deadlines.connect, connect).await {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(error)) => {
+                self.failed(&error);
+                return Err(Failed::Connect);
+            }
+            Err(()) => {
+                self.failed(&io::Error::from(io::ErrorKind::TimedOut));
+                return Err(Failed::ConnectLate);
+            }
+        };
+        self.failed_until.store(0, Relaxed);
+        match connected {
+            // What was announced is true of this client only.
+            Connected::H1(link) => link.send(request, deadline, self, announcement.is_none()).await,
+            Connected::H2(link) => {
+                if announcement.is_none() {
+                    lock(self.h2_here()).push(link.clone());
+                }
+                Box::pin(self.send_h2(link, request, deadline)).await
+            }
+        }
+    }
+
+    /// A connection of its own for a request that asks for another protocol. Among the streams of a shared one it would
+    /// take the place of others, and a part of their window, for hours.
+    pub(crate) async fn connect_apart(
+        &self,
+        announcement: Option<&Announcement>,
+        deadline: &Deadline,
+    ) -> Result<Apart, Failed> {
+        let connect = async {
+            if self.server.h2c {
+                return self.connect_for_connect(announcement).await;
+            }
+            let io = match self.socket(true, announcement).await {
+                Ok((link, _)) => TokioIo::new(link),
+                Err(error) if agrees_to_none(&error) => return self.connect_for_connect(announcement).await,
+                Err(error) => {
+                    self.complain(UNREACHABLE, &error);
+                    return Err(Failed::Connect);
+                }
+            };
+            let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(|_| Failed::Connect)?;
+            tokio::spawn(async move {
+                let _ = connection.with_upgrades().await;
+            });
+            Ok(Apart::H1(sender))
+        };
+        let connected =
+            in_time(deadline, deadline.site.deadlines.connect, connect).await.unwrap_or(Err(Failed::ConnectLate));
+        if matches!(connected, Err(Failed::Connect | Failed::ConnectLate)) {
+            self.shun();
+        }
+        connected
+    }
+
+    /// A connection to a server of HTTP/2 that takes CONNECT for other protocols: RFC 8441, 3.
+    async fn connect_for_connect(&self, announcement: Option<&Announcement>) -> Result<Apart, Failed> {
+        let (link, is_h2) = self.socket(false, announcement).await.map_err(|error| {
+            self.complain(UNREACHABLE, &error);
+            Failed::Connect
+        })?;
+        if !is_h2 {
+            return Err(Failed::Connect);
+        }
+        let (link, greeting) = greeting::listen(link);
+        let io = TokioIo::new(Socket::other(link));
+        let (sender, connection) = h2_client().handshake(io).await.map_err(|_| Failed::Connect)?;
+        tokio::spawn(connection);
+        match greeting.await {
+            Ok(greeting) if greeting.takes_connect => Ok(Apart::H2(sender, self.tls.is_some())),
+            Ok(_) => Err(Failed::Unspoken),
+            Err(_) => Err(Failed::Connect),
+        }
+    }
+
+    async fn send_h2(
+        self: &Arc<Self>,
+        mut link: Http2,
+        request: &mut Option<Request<RequestBody>>,
+        deadline: &mut Deadline,
+    ) -> Result<Answer, Failed> {
+        let Some(mut taken) = request.take() else { return Err(Failed::Response) };
+        for_h2(&mut taken, self.tls.is_some());
+        let sent = link.sender.try_send_request(taken);
+        match in_time(deadline, deadline.site.deadlines.first_byte, sent).await {
+            Ok(Ok(response)) => Ok(Answer::H2(response, link.places)),
+            Ok(Err(mut error)) => {
+                // The library says that a stream was reset, and not that we did it for want of a body.
+                if let Some(error) = deadline.watch.body_error() {
+                    return Err(Failed::Request(error));
+                }
+                self.forget(&link);
+                *request = error.take_message();
+                Err(self.failed_by(error.error()))
+            }
+            // Nobody else asks the body, which is on its way to the connection's own task.
+            Err(()) if deadline.watch.is_late(Due::Progress) => Err(Failed::Request(BodyError::Late)),
+            Err(()) => {
+                // Perhaps nobody is there any more: others get another connection.
+                self.forget(&link);
+                self.is_late();
+                Err(Failed::Late)
+            }
+        }
+    }
+
+    /// It did not answer in time.
+    pub(super) fn is_late(&self) {
+        self.complain(LATE, &io::Error::from(io::ErrorKind::TimedOut));
+    }
+
+    /// Why a request that was sent has no answer.
+    pub(super) fn failed_by(&self, error: &hyper::Error) -> Failed {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<BodyError>());
+        if let Some(&cause) = cause {
+            return Failed::Request(cause);
+        }
+        self.complain(BROKEN, error);
+        Failed::Response
+    }
+
+    fn forget(&self, link: &Http2) {
+        lock(self.h2_here()).retain(|other| !Arc::ptr_eq(&other.places, &link.places));
+    }
+
+    /// Asks on a connection of its own, for whoever is no client.
+    pub(crate) async fn ask(
+        &self,
+        request: Request<Empty<Bytes>>,
+        announcement: Option<&Announcement>,
+    ) -> anyhow::Result<StatusCode> {
+        let (link, is_h2) = self.socket(false, announcement).await?;
+        let io = TokioIo::new(link);
+        if is_h2 {
+            let (mut parts, body) = request.into_parts();
+            let mut uri = parts.uri.into_parts();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = parts.headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+            parts.uri = Uri::from_parts(uri)?;
+            let (mut sender, connection) = h2_client().handshake(io).await?;
+            let task = tokio::spawn(connection);
+            let response = sender.send_request(Request::from_parts(parts, body)).await;
+            task.abort();
+            return Ok(response?.status());
+        }
+        let (mut sender, connection) = http1::Builder::new().handshake(io).await?;
+        let task = tokio::spawn(connection);
+        let response = sender.send_request(request).await;
+        task.abort();
+        Ok(response?.status())
+    }
+
+    /// Connects, and agrees on a protocol.
+    async fn connect(&self, announcement: Option<&Announcement>) -> io::Result<Connected> {
+        let (link, is_h2) = self.socket(false, announcement).await?;
+        if is_h2 {
+            return Ok(Connected::H2(Http2::begin(link).await?));
+        }
+        Ok(Connected::H1(Http1::begin(link).await?))
+    }
+
+    /// A connection, and whether it speaks HTTP/2.
+    async fn socket(&self, only_h1: bool, announcement: Option<&Announcement>) -> io::Result<(Socket, bool)> {
+        let mut stream = match &self.server.at {
+            ServerAt::Unix(path) => {
+                let mut stream = UnixStream::connect(path).await?;
+                if let Some(announcement) = announcement {
+                    stream.write_all(announcement.as_bytes()).await?;
+                }
+                return Ok((Socket::other(stream), false));
+            }
+            ServerAt::Tcp(_, port) => self.connect_tcp(*port).await?,
+        };
+        stream.set_nodelay(true)?;
+        // Before anything else, TLS included.
+        if let Some(announcement) = announcement {
+            stream.write_all(announcement.as_bytes()).await?;
+        }
+        let Some(tls) = &self.tls else {
+            return Ok((Socket::tcp(stream), self.server.h2c && !only_h1));
+        };
+        let connector = if only_h1 { &tls.h1 } else { &tls.any };
+        let stream = connector.connect(tls.name.clone(), stream).await?;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok((Socket::other(stream), is_h2))
+    }
+
+    async fn connect_tcp(&self, port: u16) -> io::Result<TcpStream> {
+        let mut last = io::ErrorKind::NotFound.into();
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((self.server.host(), port)).await?.collect();
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn take(&self) -> Option<Http1> {
+        let mut idle = lock(self.idle_here());
+        loop {
+            let link = idle.pop()?.link;
+            if link.is_ready() {
+                return Some(link);
+            }
+        }
+    }
+
+    pub(super) fn give_back(&self, link: Http1) {
+        let mut idle = lock(self.idle_here());
+        if idle.len() < self.most_idle {
+            idle.push(Idle { link, since: worker::seconds() });
+        }
+    }
+
+    /// Closes the connections of this thread that have had no request for that long, or that the server has closed.
+    pub(crate) fn tidy(&self, keep_alive: Duration) {
+        let mut context = Context::from_waker(Waker::noop());
+        let now = worker::seconds();
+        let most = u32::try_from(keep_alive.as_secs()).unwrap_or(u32::MAX);
+        let mut idle = lock(self.idle_here());
+        idle.retain_mut(|idle| now.saturating_sub(idle.since) < most && idle.link.drive(&mut context));
+        // One is enough for whoever asks next.
+        let mut is_first = true;
+        lock(self.h2_here()).retain(|link| {
+            !link.sender.is_closed() && (std::mem::take(&mut is_first) || Arc::strong_count(&link.places) > 1)
+        });
+    }
+
+    fn idle_here(&self) -> &Mutex<Vec<Idle>> {
+        &self.idle[worker::index() % self.idle.len()]
+    }
+
+    /// A connection of HTTP/2 that has room for one more request.
+    fn shared(&self) -> Option<Http2> {
+        let mut links = lock(self.h2_here());
+        links.retain(|link| !link.sender.is_closed());
+        links.iter().find(|link| link.has_room()).cloned()
+    }
+
+    fn h2_here(&self) -> &Mutex<Vec<Http2>> {
+        &self.h2[worker::index() % self.h2.len()]
+    }
+}
+
+/// A request that waits for a server's answer.
+pub(crate) struct Outstanding<'a>(&'a Endpoint);
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const UNREACHABLE: &str = "a server can't be reached";
+const BROKEN: &str = "a server did not answer as it should";
+const LATE: &str = "a server did not answer in time";
+
+/// Seconds for which a server that refused a connection is not asked, if there are others.
+const SHUNNED: u32 = 10;
