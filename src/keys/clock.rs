@@ -56,6 +56,10 @@ struct ManualState {
 
 impl ManualClock {
     /// Stands at `wall`, counted from 1970-01-01 00:00 UTC.
+    ///
+    /// # Panics
+    ///
+    /// If the system's clock can't tell such a time.
     #[must_use]
     pub fn at(wall: Duration) -> Self {
         let now = Now { wall: SystemTime::UNIX_EPOCH + wall, monotonic: Instant::now() };

@@ -60,6 +60,7 @@ mod ring;
 #[cfg(unix)]
 mod runtime_file;
 mod secret;
+mod untold;
 
 use std::{
     cell::Cell,

@@ -15,12 +15,16 @@ use std::{
 
 use super::{
     Clock, Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, Notice, Now, Origin, Protection, Reason,
-    Request, SystemClock, lend::Lent, reader, until,
+    Request, SystemClock,
+    lend::Lent,
+    reader, until,
+    untold::{Observer, TELLER, Untold},
 };
 
 /// The key in use now. Cheap to clone; all clones are one ring, and dropping the last one destroys its keys.
 ///
-/// See the [module](super) for the rules, and for what *destroyed* means.
+/// See the [module](super) for the rules, and for what *destroyed* means. A process that is forked from this one has no keys,
+/// and no thread that gets others: everything is withheld there. A server that forks starts its ring afterwards.
 #[derive(Clone)]
 pub struct KeyRing {
     shared: Arc<Shared>,
@@ -56,7 +60,8 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`KeyError::Unavailable`] if the source has no new key, or does not answer within 10 seconds. The old keys are
-    /// destroyed all the same; until the source answers, everything is withheld.
+    /// destroyed all the same; until the source answers, everything is withheld. It blocks for so long: asynchronous code calls
+    /// it on a thread that may block.
     pub fn rotate(&self) -> Result<KeyId, KeyError> {
         self.shared.rotate()
     }
@@ -129,8 +134,6 @@ pub enum WhenUnavailable {
     /// Everything is withheld until the source answers.
     Withhold,
 }
-
-type Observer = Box<dyn Fn(KeyEvent) + Send + Sync>;
 
 /// How a [`KeyRing`] is to be: made by [`KeyRing::builder`].
 #[must_use]
@@ -366,9 +369,6 @@ const LONGEST_ROTATION: Duration = Duration::from_secs(10);
 
 /// How many keys that were destroyed are recognized.
 const KEYS_REMEMBERED: usize = 256;
-
-/// How long a ring that starts, or ends, waits until all is told.
-const LONGEST_TELLING: Duration = Duration::from_secs(5);
 
 /// The longest sleep: what a suspended machine or a clock set by hand may cost in punctuality, not in correctness.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -755,79 +755,6 @@ impl State {
         self.retry = None;
     }
 }
-
-/// What happened and was not told yet, in that order, for a thread of its own: whoever listens may wait for a disk.
-#[derive(Default)]
-struct Untold {
-    state: Mutex<Events>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Events {
-    waiting: VecDeque<KeyEvent>,
-    // No more will come.
-    is_over: bool,
-    // One has been taken, and whoever listens has not returned.
-    is_telling: bool,
-}
-
-impl Untold {
-    fn lock(&self) -> MutexGuard<'_, Events> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Called under the lock of what has changed, so that events are in order.
-    fn push(&self, news: &mut Vec<KeyEvent>) {
-        if news.is_empty() {
-            return;
-        }
-        let mut events = self.lock();
-        events.waiting.extend(news.drain(..));
-        let lost = events.waiting.len().saturating_sub(KeyRingBuilder::MOST_UNTOLD);
-        events.waiting.drain(..lost);
-        self.changed.notify_all();
-    }
-
-    /// Waits until all is told, but not for ever, nor on the thread that tells.
-    fn wait(&self) {
-        if thread::current().name() != Some(TELLER) {
-            let is_busy = |events: &mut Events| events.is_telling || !events.waiting.is_empty();
-            let _ = self.changed.wait_timeout_while(self.lock(), LONGEST_TELLING, is_busy);
-        }
-    }
-
-    fn end(&self) {
-        self.lock().is_over = true;
-        self.changed.notify_all();
-        self.wait();
-    }
-
-    fn next(&self) -> Option<KeyEvent> {
-        let mut events = self.lock();
-        events.is_telling = false;
-        self.changed.notify_all();
-        let is_idle = |events: &mut Events| events.waiting.is_empty() && !events.is_over;
-        events = self.changed.wait_while(events, is_idle).unwrap_or_else(PoisonError::into_inner);
-        events.is_telling = !events.waiting.is_empty();
-        events.waiting.pop_front()
-    }
-
-    fn tell(&self, observer: Option<&Observer>) {
-        while let Some(event) = self.next() {
-            // An observer that panics, or a subscriber, takes nothing with it.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                if let Some(observer) = observer {
-                    observer(event);
-                }
-                #[cfg(feature = "tracing")]
-                super::event::trace(event);
-            }));
-        }
-    }
-}
-
-const TELLER: &str = "ipveil-events";
 
 /// The thread that keeps time, and how to wake it.
 #[derive(Default)]

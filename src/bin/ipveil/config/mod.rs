@@ -2,6 +2,8 @@
 //!
 //! What is wrong is said with file, line and key, and never by quoting the file: somebody may have pasted a secret.
 
+mod check;
+mod defaults;
 mod source;
 mod values;
 
@@ -16,8 +18,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
-use self::source::Source;
 pub(crate) use self::values::{Address, Header, Host, Mode, Server, ServerAt, Text};
+use self::{check::Wrong, source::Source};
 
 /// What `ipveil init` writes: every key, with its default and why.
 pub(crate) const TEMPLATE: &str = include_str!("template.toml");
@@ -197,7 +199,7 @@ pub(crate) struct Upstream {
     #[serde(default)]
     pub(crate) proxy_protocol: Option<NonZeroU8>,
     /// Keeps the client's `Host`.
-    #[serde(default = "yes")]
+    #[serde(default = "defaults::yes")]
     pub(crate) preserve_host: bool,
 }
 
@@ -205,7 +207,7 @@ pub(crate) struct Upstream {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Health {
     pub(crate) path: String,
-    #[serde(default = "five_seconds", with = "values::duration")]
+    #[serde(default = "defaults::five_seconds", with = "values::duration")]
     pub(crate) every: Duration,
 }
 
@@ -214,7 +216,7 @@ pub(crate) struct Health {
 pub(crate) struct Route {
     #[serde(default)]
     pub(crate) host: Option<Text<Host>>,
-    #[serde(default = "slash")]
+    #[serde(default = "defaults::slash")]
     pub(crate) path: String,
     pub(crate) upstream: String,
 }
@@ -443,155 +445,6 @@ impl Config {
             each(&mut self.access_log.to);
         }
     }
-
-    /// Fills in what follows from the rest, and refuses what contradicts itself.
-    fn check(&mut self) -> Result<(), Wrong> {
-        if self.listener.is_empty() {
-            return wrong(&["listener"], "there is none (expected [[listener]] with an address)");
-        }
-        for (index, listener) in self.listener.iter().enumerate() {
-            let is_first = self.listener[..index].iter().all(|other| other.address != listener.address);
-            let index = index.to_string();
-            if !is_first {
-                return wrong(&["listener", &index, "address"], "another listener has it, too");
-            }
-            if listener.mode.is_some() && !matches!(listener.address.0, Address::Unix(_)) {
-                return wrong(&["listener", &index, "mode"], "there is no file (expected an address unix:PATH)");
-            }
-            if listener.proxy_protocol == ProxyProtocol::Required && self.client.trusted.is_empty() {
-                return wrong(
-                    &["listener", &index, "proxy_protocol"],
-                    "whoever connects could claim any address (expected client.trusted with the load balancer's networks)",
-                );
-            }
-            if listener.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty()) {
-                return wrong(&["listener", &index, "tls"], "there is no certificate (expected chain and key)");
-            }
-        }
-        if self.client.source.is_some() && self.client.trusted.is_empty() {
-            return wrong(
-                &["client", "source"],
-                "any client could write that header (expected client.trusted with the proxies' networks)",
-            );
-        }
-        if self.view.is_empty() {
-            self.view = default_views();
-        }
-        let needs_hosts = self.privacy.anonymous_per_host
-            || self.view.values().any(|view| view.scope.unwrap_or(self.privacy.scope) == ScopeKind::Host);
-        if needs_hosts && self.privacy.hosts.is_empty() {
-            return wrong(&["privacy", "hosts"], "there is none (expected the names of your sites)");
-        }
-        if self.keys.file.is_some() && self.keys.redis.is_some() {
-            return wrong(&["keys"], "keys come from one source (expected file, or redis, or neither)");
-        }
-        if let Some(fleet) = &self.keys.redis
-            && (fleet.urls.is_empty() || fleet.urls.len() > 1 && fleet.master.is_none() && !fleet.cluster)
-        {
-            return wrong(
-                &["keys", "redis", "urls"],
-                "expected one URL, or several of sentinels with their master, or of a cluster with cluster = true",
-            );
-        }
-        if self.client.hops.is_some() && self.client.source.is_none() {
-            return wrong(&["client", "hops"], "there is nothing to count in (expected client.source)");
-        }
-        if self.access_log.is_on() && !self.view.contains_key("log") {
-            return wrong(
-                &["access_log"],
-                "it is on, and there is no view \"log\" for it (expected [view.log], or access_log.to = \"off\")",
-            );
-        }
-        if let Some(log) = self.view.get("log")
-            && matches!(log.shape, ViewShape::Network | ViewShape::Country)
-            && self.bans.enabled
-        {
-            return wrong(
-                &["view", "log", "shape"],
-                "nobody can be banned by that (expected token, or bans.enabled = false)",
-            );
-        }
-        let has_sessions =
-            self.view.values().any(|view| view.scope.unwrap_or(self.privacy.scope) == ScopeKind::Session);
-        if has_sessions && self.privacy.cookies.is_empty() && !self.privacy.authorization {
-            return wrong(
-                &["privacy", "cookies"],
-                "nothing tells sessions apart (expected a cookie, or authorization)",
-            );
-        }
-        for (name, view) in &self.view {
-            if view.shape == ViewShape::Country && self.geo.is_none() {
-                return wrong(
-                    &["view", name, "shape"],
-                    "there is nothing to look countries up in (expected geo.database)",
-                );
-            }
-        }
-        if self.upstream.is_empty() {
-            return wrong(&["upstream"], "there is none (expected [upstream.NAME] with servers)");
-        }
-        for (name, upstream) in &self.upstream {
-            if upstream.servers.is_empty() {
-                return wrong(&["upstream", name, "servers"], "there is none");
-            }
-            if upstream.health.as_ref().is_some_and(|health| !health.path.starts_with('/')) {
-                return wrong(&["upstream", name, "health", "path"], "expected a path that starts with /");
-            }
-            if upstream.ca.is_some() && upstream.servers.iter().all(|server| !server.0.tls) {
-                return wrong(&["upstream", name, "ca"], "there is nothing to check (expected a server with https)");
-            }
-            if upstream.proxy_protocol.is_some_and(|version| version.get() > 2) {
-                return wrong(&["upstream", name, "proxy_protocol"], "there is no such version (expected 1 or 2)");
-            }
-            if upstream.proxy_protocol.is_some()
-                && !self.view.get("app").is_some_and(|view| view.shape == ViewShape::Address)
-            {
-                return wrong(
-                    &["upstream", name, "proxy_protocol"],
-                    "there is nothing to send (expected a view \"app\" of shape address)",
-                );
-            }
-        }
-        if self.route.is_empty() {
-            let mut names = self.upstream.keys();
-            if let (Some(name), None) = (names.next(), names.next()) {
-                self.route.push(Route { host: None, path: slash(), upstream: name.clone() });
-            } else {
-                return wrong(&["route"], "there is none, and several upstreams (expected [[route]] for each)");
-            }
-        }
-        for (place, route) in self.route.iter().enumerate() {
-            let index = place.to_string();
-            if !self.upstream.contains_key(&route.upstream) {
-                return wrong(&["route", &index, "upstream"], "there is no upstream of that name");
-            }
-            if !route.path.starts_with('/') {
-                return wrong(&["route", &index, "path"], "expected a path that starts with /");
-            }
-            let is_taken = |other: &Route| other.host == route.host && other.path == route.path;
-            if self.route[..place].iter().any(is_taken) {
-                return wrong(&["route", &index], "another route is for the same host and path");
-            }
-        }
-        if self.threads > 1024 {
-            return wrong(&["threads"], "expected at most 1024");
-        }
-        if self.bans.tokens > 10_000_000 {
-            return wrong(&["bans", "tokens"], "expected at most 10000000");
-        }
-        for (is_none, key) in [
-            (self.bans.enabled && self.bans.tokens == 0, ["bans", "tokens"]),
-            (self.limits.connections == 0, ["limits", "connections"]),
-            (self.limits.streams == 0, ["limits", "streams"]),
-            (self.limits.headers == 0, ["limits", "headers"]),
-            (self.limits.header_bytes == 0, ["limits", "header_bytes"]),
-        ] {
-            if is_none {
-                return wrong(&key, "expected at least 1");
-            }
-        }
-        Ok(())
-    }
 }
 
 impl AccessLog {
@@ -613,141 +466,5 @@ impl Key {
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0.join("."))
-    }
-}
-
-/// What is wrong, and where: the keys from the top of the file down.
-#[derive(Debug)]
-struct Wrong {
-    key: Vec<String>,
-    what: &'static str,
-}
-
-fn wrong<T>(key: &[&str], what: &'static str) -> Result<T, Wrong> {
-    Err(Wrong { key: key.iter().map(|&part| part.to_owned()).collect(), what })
-}
-
-fn default_views() -> BTreeMap<String, View> {
-    let view = |shape, header| View { shape, header, scope: None, window: None, keep: None };
-    BTreeMap::from([
-        ("app".to_owned(), view(ViewShape::Address, Some(Text(Header::named("x-forwarded-for"))))),
-        ("log".to_owned(), view(ViewShape::Token, None)),
-    ])
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn slash() -> String {
-    "/".to_owned()
-}
-
-fn five_seconds() -> Duration {
-    Duration::from_secs(5)
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self { wipe: true }
-    }
-}
-
-impl Default for Privacy {
-    fn default() -> Self {
-        // The session cookies of the frameworks that most sites are made with.
-        let cookies = [
-            "sid",
-            "session",
-            "sessionid",
-            "session_id",
-            "connect.sid",
-            "PHPSESSID",
-            "JSESSIONID",
-            "ASP.NET_SessionId",
-            "laravel_session",
-            "_session_id",
-            "__Host-session",
-            "__Secure-session",
-        ];
-        Self {
-            scope: ScopeKind::Session,
-            cookies: cookies.map(str::to_owned).to_vec(),
-            authorization: true,
-            hosts: Vec::new(),
-            anonymous_per_host: false,
-            strip: Vec::new(),
-            keep: Vec::new(),
-            strip_countries: false,
-            strip_certificates: false,
-            strip_fingerprints: false,
-            strip_join_keys: false,
-            range: None,
-        }
-    }
-}
-
-impl Default for Keys {
-    fn default() -> Self {
-        Self {
-            period: Duration::from_secs(24 * 60 * 60),
-            when_unavailable: WhenUnavailable::Degrade,
-            file: None,
-            file_may_be_on_a_disk: false,
-            redis: None,
-            journal: None,
-        }
-    }
-}
-
-impl Default for AccessLog {
-    fn default() -> Self {
-        Self { format: LogFormat::Combined, to: "stdout".into() }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), json: false }
-    }
-}
-
-impl Default for Bans {
-    fn default() -> Self {
-        Self { enabled: true, tokens: 100_000 }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 10_000,
-            connections_per_client: 0,
-            streams: 100,
-            headers: 100,
-            header_bytes: 64 * 1024,
-            body_bytes: 0,
-            idle_upstream_connections: 256,
-        }
-    }
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self {
-            proxy_header: seconds(3),
-            tls_handshake: seconds(10),
-            first_bytes: seconds(10),
-            request_head: seconds(10),
-            keep_alive: seconds(75),
-            client_idle: seconds(60),
-            connect: seconds(5),
-            first_byte: seconds(60),
-            upstream_idle: seconds(60),
-            upstream_keep_alive: seconds(60),
-            upgraded_idle: seconds(3600),
-            drain: seconds(30),
-        }
     }
 }

@@ -8,7 +8,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Key, Wrong};
+use super::{Key, check::Wrong};
 
 pub(super) struct Source<'a> {
     path: &'a Path,

@@ -12,10 +12,12 @@ mod access_log;
 mod admin;
 mod body;
 mod connection;
+mod files;
 mod forward;
 mod greeting;
 mod guard;
 mod health;
+mod keys;
 mod listen;
 mod metrics;
 mod per_client;
@@ -33,24 +35,20 @@ mod worker;
 use std::{
     fs, io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use ipveil::{
     KeyRing, Scrubber,
-    keys::{
-        Epochs, KeyEvent, MemorySource, RuntimeFile, WhenUnavailable,
-        fleet::{FleetSecret, RedisSource, SecretHandle, StoreAddress},
-        journal::Journal,
-    },
+    keys::{MemorySource, fleet::SecretHandle, journal::Journal},
     scrub::{scrub_panics, tracing::MakeScrubWriter},
 };
 use tokio::{
@@ -62,6 +60,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use self::{
+    files::Seen,
     guard::Bans,
     listen::Listening,
     site::{Lasting, Listener, Site},
@@ -110,7 +109,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn check(mut config: Config) -> anyhow::Result<()> {
     filter(&config.log)?;
-    let keys = KeyRing::start(MemorySource, epochs(&config)?)?;
+    let keys = KeyRing::start(MemorySource, keys::epochs(&config)?)?;
     // What is checked is not written to.
     config.access_log.to = "off".into();
     Site::new(&config, &Lasting { keys: &keys, bans: None, threads: 1, before: None }).map(drop)
@@ -146,7 +145,7 @@ impl Proxy {
         };
         // Kept even if they are off now, since a later configuration may turn them on.
         let bans = Arc::new(Bans::new(config.bans.tokens, count));
-        let (keys, secret, journal) = keys(&config, &bans)?;
+        let (keys, secret, journal) = keys::ring(&config, &bans)?;
         let lasting = Lasting { keys: &keys, bans: Some(&bans), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
         let listening = site.listeners.iter().map(|listener| Ok((listener.address.clone(), listener.open()?)));
@@ -278,9 +277,9 @@ impl Proxy {
         let config = Config::read(path)?;
         self.seen.name(&config);
         let fleet = config.keys.redis.as_ref().zip(self.secret.as_ref());
-        let secret = fleet.map(|(fleet, handle)| Ok::<_, anyhow::Error>((handle, secret(fleet)?))).transpose()?;
+        let secret = fleet.map(|(fleet, handle)| Ok::<_, anyhow::Error>((handle, keys::secret(fleet)?))).transpose()?;
         for (key, is_same) in [
-            ("keys", are_same_but_for_the_secret(&config.keys, &self.config.keys)),
+            ("keys", keys::are_same_but_for_the_secret(&config.keys, &self.config.keys)),
             ("threads", config.threads == self.config.threads),
             ("admin", config.admin == self.config.admin),
             ("memory", config.memory == self.config.memory),
@@ -330,122 +329,6 @@ impl Proxy {
 
 fn share<'a>(listening: impl IntoIterator<Item = &'a (Address, Listening)>) -> io::Result<Vec<Listening>> {
     listening.into_iter().map(|(_, socket)| socket.share()).collect()
-}
-
-/// What of a file changes when it does: symbolic links followed, since that is how some are replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    number: u64,
-}
-
-impl Stamp {
-    fn of(file: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt as _;
-        let metadata = fs::metadata(file).ok()?;
-        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), number: metadata.ino() })
-    }
-}
-
-/// Files as they were when they were read last: the configuration, and what it names, also if it was refused.
-struct Seen(Vec<(PathBuf, Option<Stamp>)>);
-
-impl Seen {
-    fn of(path: Option<&Path>, config: &Config) -> Self {
-        let path = path.map(|path| (path.to_owned(), Stamp::of(path)));
-        let mut seen = Self(path.into_iter().collect());
-        seen.name(config);
-        seen
-    }
-
-    /// Looks at the files that a configuration names, and at no others but its own.
-    fn name(&mut self, config: &Config) {
-        self.0.truncate(1);
-        self.0.extend(config.files().into_iter().map(|file| (file.clone(), Stamp::of(&file))));
-    }
-
-    fn look(&mut self) {
-        self.0.iter_mut().for_each(|(file, stamp)| *stamp = Stamp::of(file));
-    }
-
-    fn have_changed(&self) -> bool {
-        self.0.iter().any(|(file, stamp)| Stamp::of(file) != *stamp)
-    }
-}
-
-fn epochs(config: &Config) -> anyhow::Result<Epochs> {
-    Epochs::every(config.keys.period).context(Key::new(["keys", "period"]))
-}
-
-/// The key ring, how its fleet's secret is replaced, and where it writes down what becomes of its keys.
-fn keys(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<(KeyRing, Option<SecretHandle>, Option<Journal>)> {
-    let settings = &config.keys;
-    let when = match settings.when_unavailable {
-        config::WhenUnavailable::Degrade => WhenUnavailable::Degrade,
-        config::WhenUnavailable::Withhold => WhenUnavailable::Withhold,
-    };
-    let epochs = epochs(config)?;
-    let mut secret = None;
-    let builder = match (&settings.file, &settings.redis) {
-        (Some(path), _) if settings.file_may_be_on_a_disk => KeyRing::builder(
-            RuntimeFile::open_even_on_a_disk_that_remembers_keys(path).context(Key::new(["keys", "file"]))?,
-            epochs,
-        ),
-        (Some(path), _) => KeyRing::builder(RuntimeFile::open(path).context(Key::new(["keys", "file"]))?, epochs),
-        (None, Some(fleet)) => {
-            let source = self::fleet(fleet)?;
-            secret = Some(source.secret_handle());
-            KeyRing::builder(source, epochs)
-        }
-        (None, None) => KeyRing::builder(MemorySource, epochs),
-    };
-    let journal = settings.journal.as_ref().map(Journal::open).transpose().context(Key::new(["keys", "journal"]))?;
-    let record = journal.as_ref().map(Journal::recorder);
-    let bans = Arc::clone(bans);
-    let ring = builder.when_unavailable(when).on_event(move |event| {
-        if matches!(event, KeyEvent::Destroyed { .. }) {
-            bans.forget_names();
-        }
-        if let Some(record) = &record {
-            record(event);
-        }
-    });
-    Ok((ring.start()?, secret, journal))
-}
-
-fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
-    let secret = secret(settings)?;
-    let urls = settings.urls.iter().map(String::as_str);
-    // What is wrong with a URL is said without it: there may be a password in there.
-    let address = match (&settings.master, settings.cluster, urls.clone().next()) {
-        (Some(master), ..) => StoreAddress::sentinels(master, urls),
-        (None, true, _) => StoreAddress::cluster(urls),
-        (None, false, url) => StoreAddress::single(url.unwrap_or_default()),
-    };
-    let mut source = RedisSource::new(address.context(Key::new(["keys", "redis", "urls"]))?, secret);
-    if let Some(namespace) = &settings.namespace {
-        source = source.namespace(namespace).context(Key::new(["keys", "redis", "namespace"]))?;
-    }
-    if let Some(node) = &settings.node {
-        source = source.node(node).context(Key::new(["keys", "redis", "node"]))?;
-    }
-    Ok(source)
-}
-
-fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
-    FleetSecret::read(&fleet.secret)
-        .with_context(|| fleet.secret.display().to_string())
-        .context(Key::new(["keys", "redis", "secret"]))
-}
-
-/// The secret is read again with each configuration, from wherever that says.
-fn are_same_but_for_the_secret(new: &config::Keys, old: &config::Keys) -> bool {
-    let mut new = new.clone();
-    if let (Some(new), Some(old)) = (&mut new.redis, &old.redis) {
-        new.secret.clone_from(&old.secret);
-    }
-    new == *old
 }
 
 /// What runs here is not to be read by other processes, nor written to a disk when it fails.

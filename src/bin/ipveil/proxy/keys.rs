@@ -1,0 +1,93 @@
+//! The keys that the configuration asks for.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use ipveil::{
+    KeyRing,
+    keys::{
+        Epochs, KeyEvent, MemorySource, RuntimeFile, WhenUnavailable,
+        fleet::{FleetSecret, RedisSource, SecretHandle, StoreAddress},
+        journal::Journal,
+    },
+};
+
+use super::guard::Bans;
+use crate::config::{self, Config, Key};
+
+pub(super) fn epochs(config: &Config) -> anyhow::Result<Epochs> {
+    Epochs::every(config.keys.period).context(Key::new(["keys", "period"]))
+}
+
+/// The key ring, how its fleet's secret is replaced, and where it writes down what becomes of its keys.
+pub(super) fn ring(
+    config: &Config,
+    bans: &Arc<Bans>,
+) -> anyhow::Result<(KeyRing, Option<SecretHandle>, Option<Journal>)> {
+    let settings = &config.keys;
+    let when = match settings.when_unavailable {
+        config::WhenUnavailable::Degrade => WhenUnavailable::Degrade,
+        config::WhenUnavailable::Withhold => WhenUnavailable::Withhold,
+    };
+    let epochs = epochs(config)?;
+    let mut secret = None;
+    let builder = match (&settings.file, &settings.redis) {
+        (Some(path), _) if settings.file_may_be_on_a_disk => KeyRing::builder(
+            RuntimeFile::open_even_on_a_disk_that_remembers_keys(path).context(Key::new(["keys", "file"]))?,
+            epochs,
+        ),
+        (Some(path), _) => KeyRing::builder(RuntimeFile::open(path).context(Key::new(["keys", "file"]))?, epochs),
+        (None, Some(fleet)) => {
+            let source = self::fleet(fleet)?;
+            secret = Some(source.secret_handle());
+            KeyRing::builder(source, epochs)
+        }
+        (None, None) => KeyRing::builder(MemorySource, epochs),
+    };
+    let journal = settings.journal.as_ref().map(Journal::open).transpose().context(Key::new(["keys", "journal"]))?;
+    let record = journal.as_ref().map(Journal::recorder);
+    let bans = Arc::clone(bans);
+    let ring = builder.when_unavailable(when).on_event(move |event| {
+        if matches!(event, KeyEvent::Destroyed { .. }) {
+            bans.forget_names();
+        }
+        if let Some(record) = &record {
+            record(event);
+        }
+    });
+    Ok((ring.start()?, secret, journal))
+}
+
+fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
+    let secret = secret(settings)?;
+    let urls = settings.urls.iter().map(String::as_str);
+    // What is wrong with a URL is said without it: there may be a password in there.
+    let address = match (&settings.master, settings.cluster, urls.clone().next()) {
+        (Some(master), ..) => StoreAddress::sentinels(master, urls),
+        (None, true, _) => StoreAddress::cluster(urls),
+        (None, false, url) => StoreAddress::single(url.unwrap_or_default()),
+    };
+    let mut source = RedisSource::new(address.context(Key::new(["keys", "redis", "urls"]))?, secret);
+    if let Some(namespace) = &settings.namespace {
+        source = source.namespace(namespace).context(Key::new(["keys", "redis", "namespace"]))?;
+    }
+    if let Some(node) = &settings.node {
+        source = source.node(node).context(Key::new(["keys", "redis", "node"]))?;
+    }
+    Ok(source)
+}
+
+pub(super) fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
+    FleetSecret::read(&fleet.secret)
+        .with_context(|| fleet.secret.display().to_string())
+        .context(Key::new(["keys", "redis", "secret"]))
+}
+
+/// The secret is read again with each configuration, from wherever that says.
+pub(super) fn are_same_but_for_the_secret(new: &config::Keys, old: &config::Keys) -> bool {
+    let mut new = new.clone();
+    if let (Some(new), Some(old)) = (&mut new.redis, &old.redis) {
+        new.secret.clone_from(&old.secret);
+    }
+    new == *old
+}
