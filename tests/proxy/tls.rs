@@ -1,9 +1,13 @@
 //! TLS on both sides: protocols, certificates by name, of clients, and new ones.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -20,7 +24,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use crate::{
     client::{ask, connect, get},
     edge::{Edge, SOON, Setup, before, until},
-    http2::{ACCEPT, HANDSHAKE, agree, body, over, run},
+    http2::{ACCEPT, Body, HANDSHAKE, agree, body, over, run},
     server::{Server, yes},
 };
 
@@ -298,22 +302,38 @@ fn what_is_no_handshake_ends() {
 
 /// A server with TLS, which says how it was asked, and agrees to other protocols over HTTP/2.
 fn serve_tls(signed: &Signed, protocols: &[&str]) -> std::net::SocketAddr {
+    serve_tls_by(signed, protocols, async |request| {
+        if request.method() == Method::CONNECT {
+            return agree(request).await;
+        }
+        let said = format!("{:?} {}", request.version(), request.uri().path());
+        Ok(Response::new(http_body_util::Full::from(said).boxed()))
+    })
+}
+
+/// Over HTTP/2, a server may want to be asked for what it is: RFC 9113, 8.3.1.
+fn serve_tls_by<F>(
+    signed: &Signed,
+    protocols: &[&str],
+    each: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) -> std::net::SocketAddr
+where
+    F: Future<Output = Result<Response<Body>, &'static str>> + Send + 'static,
+{
     let acceptor = signed.acceptor(protocols);
     run(async {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
-                let acceptor = acceptor.clone();
+                let (acceptor, each) = (acceptor.clone(), each.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
-                        if request.method() == Method::CONNECT {
+                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                        if request.version() == http::Version::HTTP_2 {
                             assert_eq!(request.uri().scheme_str(), Some("https"));
-                            return agree(request).await;
                         }
-                        let said = format!("{:?} {}", request.version(), request.uri().path());
-                        Ok(Response::new(http_body_util::Full::from(said).boxed()))
+                        each(request)
                     });
                     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     builder.http2().enable_connect_protocol();
@@ -326,9 +346,13 @@ fn serve_tls(signed: &Signed, protocols: &[&str]) -> std::net::SocketAddr {
 }
 
 fn before_tls(address: std::net::SocketAddr, ca: &Authority) -> Edge {
+    before_tls_with(address, ca, "")
+}
+
+fn before_tls_with(address: std::net::SocketAddr, ca: &Authority, more: &str) -> Edge {
     let config =
         before(address).replace(&format!("http://{address}"), &format!("https://localhost:{}", address.port()));
-    Setup::new(&(config + "ca = \"ca.pem\"\n")).file("ca.pem", ca.certificate.pem()).start()
+    Setup::new(&(config + "ca = \"ca.pem\"\n" + more)).file("ca.pem", ca.certificate.pem()).start()
 }
 
 #[test]
@@ -348,6 +372,20 @@ fn a_server_with_tls_is_asked_if_it_is_the_right_one() {
             assert_eq!(ask(edge.port, get("/a", "")).text(), said, "{protocols:?}");
         }
     }
+}
+
+#[test]
+fn a_server_with_tls_is_well_if_it_says_so() {
+    let authority = Authority::new();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let address = serve_tls_by(&authority.sign("localhost"), &["h2"], move |_| {
+        count.fetch_add(1, SeqCst);
+        std::future::ready(Ok(Response::new(http_body_util::Empty::new().map_err(|never| match never {}).boxed())))
+    });
+    let edge = before_tls_with(address, &authority, "[upstream.app.health]\npath = \"/\"\nevery = \"50ms\"\n");
+    until(|| (asked.load(SeqCst) >= 2).then_some(()));
+    assert!(!edge.log().contains("health changed"), "{}", edge.log());
 }
 
 #[test]

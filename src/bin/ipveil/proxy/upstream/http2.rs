@@ -61,7 +61,7 @@ pub(super) fn h2_client() -> http2::Builder<TokioExecutor> {
 }
 
 /// The target as HTTP/2 has it: the authority is beside the path.
-pub(super) fn for_h2(request: &mut Request<RequestBody>, is_secure: bool) {
+pub(super) fn for_h2<B>(request: &mut Request<B>, is_secure: bool) {
     *request.version_mut() = Version::HTTP_2;
     let authority = request.headers_mut().remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut uri = std::mem::take(request.uri_mut()).into_parts();

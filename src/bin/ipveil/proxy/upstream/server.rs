@@ -12,11 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    Request, StatusCode, Uri,
-    header::HOST,
-    uri::{Authority, Scheme},
-};
+use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -290,20 +286,16 @@ impl Endpoint {
     /// Asks on a connection of its own, for whoever is no client.
     pub(crate) async fn ask(
         &self,
-        request: Request<Empty<Bytes>>,
+        mut request: Request<Empty<Bytes>>,
         announcement: Option<&Announcement>,
     ) -> anyhow::Result<StatusCode> {
         let (link, is_h2) = self.socket(false, announcement).await?;
         let io = TokioIo::new(link);
         if is_h2 {
-            let (mut parts, body) = request.into_parts();
-            let mut uri = parts.uri.into_parts();
-            uri.scheme = Some(Scheme::HTTP);
-            uri.authority = parts.headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            parts.uri = Uri::from_parts(uri)?;
+            for_h2(&mut request, self.tls.is_some());
             let (mut sender, connection) = h2_client().handshake(io).await?;
             let task = tokio::spawn(connection);
-            let response = sender.send_request(Request::from_parts(parts, body)).await;
+            let response = sender.send_request(request).await;
             task.abort();
             return Ok(response?.status());
         }
