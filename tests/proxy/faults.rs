@@ -469,6 +469,25 @@ fn who_comes_while_it_ends_is_refused_and_who_was_there_is_served() {
 }
 
 #[test]
+fn who_is_told_to_end_twice_waits_for_nobody_and_destroys_a_key_meanwhile() {
+    let server = serve(|_, mut client| {
+        client.head().unwrap();
+        client.is_closed();
+    });
+    let mut edge = start(&(before(server.address) + "[deadlines]\ndrain = \"1h\"\n"));
+    let mut client = connect(edge.port);
+    client.send(get("/", ""));
+    until(|| (server.heard().len() == 1).then_some(()));
+    edge.signal(Signal::TERM);
+    until(|| edge.log().contains("draining").then_some(()));
+    edge.signal(Signal::USR1);
+    until(|| edge.log().contains("reason=rotated").then_some(()));
+    edge.signal(Signal::INT);
+    assert!(edge.ended().success());
+    assert!(client.is_closed());
+}
+
+#[test]
 fn what_does_not_end_is_ended() {
     let server = serve(|_, mut client| {
         let head = client.head().unwrap().unwrap();

@@ -196,8 +196,12 @@ fn commands_are_for_the_owner_only_from_the_beginning() {
 fn a_socket_is_for_whom_it_should_be() {
     let server = yes();
     let edge = start(&(before(server.address) + "[[listener]]\naddress = \"unix:$FOLDER/socket\"\nmode = \"0622\"\n"));
-    let mode = fs::metadata(edge.path("socket")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o622);
+    let mode = || fs::metadata(edge.path("socket")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o622);
+    // Also if somebody changes their mind.
+    edge.configure(&(before(server.address) + "[[listener]]\naddress = \"unix:$FOLDER/socket\"\nmode = \"0666\"\n"));
+    edge.reload();
+    assert_eq!(mode(), 0o666);
 }
 
 #[test]

@@ -155,6 +155,35 @@ fn what_the_log_shows_changes_with_the_configuration() {
 }
 
 #[test]
+fn a_limit_of_connections_that_wait_changes_with_the_configuration() {
+    let server = yes();
+    let config = |limit: usize| before(server.address) + &format!("[limits]\nidle_upstream_connections = {limit}\n");
+    let edge = start(&config(1));
+    let requests = || {
+        let open = server.heard().len();
+        for _ in 0..3 {
+            assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
+        }
+        server.heard().len() - open
+    };
+    assert_eq!(requests(), 1);
+    edge.configure(&config(0));
+    edge.reload();
+    // The thread may have accepted one more a moment before.
+    until(|| (requests() == 3).then_some(()));
+}
+
+#[test]
+fn what_a_reload_does_not_change_is_said() {
+    let server = yes();
+    let edge = start(&before(server.address));
+    edge.configure(&(before(server.address).replace("threads = 1", "threads = 2") + "[keys]\nperiod = \"2h\"\n"));
+    edge.reload();
+    let said = |key: &str| edge.log().contains(&format!("key=\"{key}\"")) && edge.log().contains("restart only");
+    assert!(said("threads") && said("keys") && !said("admin"), "{}", edge.log());
+}
+
+#[test]
 fn the_panic_button_makes_another_key_at_once() {
     let server = yes();
     let edge = start(&before(server.address));

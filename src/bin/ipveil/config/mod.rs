@@ -394,21 +394,21 @@ impl Config {
         files
     }
 
-    /// What is in use after a reload with `new`: some things change with a restart only.
-    pub(crate) fn changed_to(&self, new: Self) -> Self {
+    /// What is in use after a reload with `new`, and the keys of what stays as it is: that changes with a restart only.
+    pub(crate) fn changed_to(&self, mut new: Self) -> (Self, Vec<&'static str>) {
+        let mut stays = Vec::new();
         let mut keys = self.keys.clone();
+        // The secret is read again with each configuration, from wherever that says.
         if let (Some(now), Some(new)) = (&mut keys.redis, &new.keys.redis) {
             now.secret.clone_from(&new.secret);
         }
-        Self {
-            keys,
-            threads: self.threads,
-            admin: self.admin.clone(),
-            memory: self.memory.clone(),
-            log: self.log.clone(),
-            bans: Bans { tokens: self.bans.tokens, ..new.bans },
-            ..new
-        }
+        stay("keys", &keys, &mut new.keys, &mut stays);
+        stay("threads", &self.threads, &mut new.threads, &mut stays);
+        stay("admin", &self.admin, &mut new.admin, &mut stays);
+        stay("memory", &self.memory, &mut new.memory, &mut stays);
+        stay("log", &self.log, &mut new.log, &mut stays);
+        stay("bans.tokens", &self.bans.tokens, &mut new.bans.tokens, &mut stays);
+        (new, stays)
     }
 
     fn paths(&mut self, mut each: impl FnMut(&mut PathBuf)) {
@@ -444,6 +444,14 @@ impl Config {
         if self.access_log.is_on() && self.access_log.to.as_os_str() != "stdout" {
             each(&mut self.access_log.to);
         }
+    }
+}
+
+/// Has `new` say what is in use `now`, and writes down its key if it said something else.
+fn stay<T: Clone + PartialEq>(key: &'static str, now: &T, new: &mut T, stays: &mut Vec<&'static str>) {
+    if now != new {
+        new.clone_from(now);
+        stays.push(key);
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn ring(
     Ok((ring.start()?, secret, journal))
 }
 
-fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
+pub(super) fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
     let secret = secret(settings)?;
     let urls = settings.urls.iter().map(String::as_str);
     // What is wrong with a URL is said without it: there may be a password in there.
@@ -81,13 +81,4 @@ pub(super) fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
     FleetSecret::read(&fleet.secret)
         .with_context(|| fleet.secret.display().to_string())
         .context(Key::new(["keys", "redis", "secret"]))
-}
-
-/// The secret is read again with each configuration, from wherever that says.
-pub(super) fn are_same_but_for_the_secret(new: &config::Keys, old: &config::Keys) -> bool {
-    let mut new = new.clone();
-    if let (Some(new), Some(old)) = (&mut new.redis, &old.redis) {
-        new.secret.clone_from(&old.secret);
-    }
-    new == *old
 }

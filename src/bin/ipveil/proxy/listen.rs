@@ -45,6 +45,14 @@ impl Listening {
         })
     }
 
+    /// Has its file say who may connect.
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        match self {
+            Self::Unix(_, Some(file)) => fs::set_permissions(&file.path, Permissions::from_mode(mode)),
+            _ => Ok(()),
+        }
+    }
+
     /// Where it listens now; nothing if that is no address.
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         match self {

@@ -53,7 +53,7 @@ use ipveil::{
 };
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::MissedTickBehavior,
 };
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -109,6 +109,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn check(mut config: Config) -> anyhow::Result<()> {
     filter(&config.log)?;
+    config.keys.redis.as_ref().map(keys::fleet).transpose()?;
     let keys = KeyRing::start(MemorySource, keys::epochs(&config)?)?;
     // What is checked is not written to.
     config.access_log.to = "off".into();
@@ -186,7 +187,8 @@ impl Proxy {
     /// Serves until it is told to end.
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let admin = runtime.block_on(self.attend())?;
+        let mut signals = runtime.block_on(async { Signals::new() })?;
+        let admin = runtime.block_on(self.attend(&mut signals))?;
         self.is_draining.store(true, Relaxed);
         let end = Instant::now() + self.config.deadlines.drain;
         tracing::info!(connections = self.workers.open(), "draining");
@@ -196,7 +198,22 @@ impl Proxy {
         let Self { site, keys, journal, threads, workers, .. } = self;
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         // Until then whoever asks is told that this one is not ready any more.
-        runtime.block_on(async { tokio::task::spawn_blocking(join).await })?;
+        let end = runtime.block_on(async {
+            let mut ended = tokio::task::spawn_blocking(join);
+            let mut end = end;
+            loop {
+                tokio::select! {
+                    joined = &mut ended => return joined.map(|()| end),
+                    () = signals.end.recv() => {
+                        end = Instant::now();
+                        tracing::info!(connections = workers.open(), "told to end twice: at once");
+                        // A thread that has ended does not mind.
+                        let _ = workers.tell(|| Ok(Message::Drain(end)));
+                    }
+                    _ = signals.rotate.recv() => rotate(&keys),
+                }
+            }
+        })?;
         drop(admin);
         if let Some(log) = &site.log {
             log.finish(end);
@@ -211,11 +228,7 @@ impl Proxy {
         Ok(())
     }
 
-    async fn attend(&mut self) -> anyhow::Result<admin::Admin> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut rotate = signal(SignalKind::user_defined1())?;
+    async fn attend(&mut self, signals: &mut Signals) -> anyhow::Result<admin::Admin> {
         let mut admin = admin::Admin::serve(std::mem::take(&mut self.admin))?;
         for (address, _) in &self.listening {
             tracing::info!(address = %Shown(address), "listening");
@@ -231,14 +244,12 @@ impl Proxy {
             };
             admin.show(state);
             let is_asked = tokio::select! {
-                _ = terminate.recv() => return Ok(admin),
-                _ = interrupt.recv() => return Ok(admin),
-                _ = rotate.recv() => {
-                    let keys = self.keys.clone();
-                    tokio::task::spawn_blocking(move || { let _ = keys.rotate(); });
+                () = signals.end.recv() => return Ok(admin),
+                _ = signals.rotate.recv() => {
+                    rotate(&self.keys);
                     continue;
                 }
-                _ = hangup.recv() => true,
+                _ = signals.reload.recv() => true,
                 _ = look.tick() => {
                     self.tidy();
                     false
@@ -278,19 +289,10 @@ impl Proxy {
         self.seen.name(&config);
         let fleet = config.keys.redis.as_ref().zip(self.secret.as_ref());
         let secret = fleet.map(|(fleet, handle)| Ok::<_, anyhow::Error>((handle, keys::secret(fleet)?))).transpose()?;
-        for (key, is_same) in [
-            ("keys", keys::are_same_but_for_the_secret(&config.keys, &self.config.keys)),
-            ("threads", config.threads == self.config.threads),
-            ("admin", config.admin == self.config.admin),
-            ("memory", config.memory == self.config.memory),
-            ("log", config.log == self.config.log),
-            ("bans.tokens", config.bans.tokens == self.config.bans.tokens),
-        ] {
-            if !is_same {
-                tracing::warn!(key, "this changes with a restart only");
-            }
+        let (config, stays) = self.config.changed_to(config);
+        for key in stays {
+            tracing::warn!(key, "this changes with a restart only");
         }
-        let config = self.config.changed_to(config);
         let threads = self.threads.len();
         let before = Some((&self.config, &*self.site));
         let lasting = Lasting { keys: &self.keys, bans: Some(&self.bans), threads, before };
@@ -300,6 +302,7 @@ impl Proxy {
         let is_new = |listener: &&Listener| self.listening.iter().all(|(there, _)| *there != listener.address);
         let opened = site.listeners.iter().filter(is_new).map(|new| Ok((new.address.clone(), new.open()?)));
         let opened: Vec<_> = opened.collect::<anyhow::Result<_>>()?;
+        self.set_modes(&site)?;
         let all = || self.listening.iter().chain(&opened);
         let ordered: Vec<_> = addresses().filter_map(|address| all().find(|(there, _)| there == address)).collect();
         let message = || {
@@ -319,12 +322,67 @@ impl Proxy {
         Ok(())
     }
 
+    /// Has the files of sockets that stay say who may connect now.
+    fn set_modes(&self, site: &Site) -> anyhow::Result<()> {
+        for (index, listener) in site.listeners.iter().enumerate() {
+            let is_it = |other: &Address| *other == listener.address;
+            let before = self.site.listeners.iter().find(|before| is_it(&before.address));
+            let socket = self.listening.iter().find(|(address, _)| is_it(address));
+            let (Some(before), Some((_, socket))) = (before, socket) else { continue };
+            match listener.mode {
+                mode if mode == before.mode => {}
+                Some(mode) => socket.set_mode(mode).context(Key::new(["listener", &index.to_string(), "mode"]))?,
+                None => tracing::warn!(key = "listener.mode", "this changes with a restart only"),
+            }
+        }
+        Ok(())
+    }
+
     fn tidy(&self) {
         if let Some(limiter) = &self.site.limiter {
             limiter.tidy();
         }
         self.bans.tidy();
     }
+}
+
+/// What whoever operates the proxy tells it. Also while it ends.
+struct Signals {
+    reload: Signal,
+    rotate: Signal,
+    end: End,
+}
+
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            rotate: signal(SignalKind::user_defined1())?,
+            end: End { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? },
+        })
+    }
+}
+
+impl End {
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The panic button. It may take a while, and here nobody waits for it.
+fn rotate(keys: &KeyRing) {
+    let keys = keys.clone();
+    tokio::task::spawn_blocking(move || {
+        let _ = keys.rotate();
+    });
 }
 
 fn share<'a>(listening: impl IntoIterator<Item = &'a (Address, Listening)>) -> io::Result<Vec<Listening>> {

@@ -66,7 +66,7 @@ pub(crate) struct Site {
 /// How connections to one address begin.
 pub(crate) struct Listener {
     pub(crate) address: config::Address,
-    mode: Option<u32>,
+    pub(crate) mode: Option<u32>,
     pub(crate) proxy_protocol: Option<Receiver>,
     /// About PROXY headers.
     pub(crate) complaints: Rarely,
@@ -115,17 +115,17 @@ impl Site {
             })
         });
         let listeners = listeners.collect::<anyhow::Result<_>>()?;
+        let most_idle = config.limits.idle_upstream_connections;
         let mut upstreams = Vec::new();
         let mut names = Vec::new();
         for (name, settings) in &config.upstream {
             // The same servers keep their connections.
-            let known =
-                lasting.before.and_then(|(_, site)| site.upstreams.iter().find(|known| known.is_like(name, settings)));
+            let is_same = |known: &&Arc<Upstream>| known.is_like(name, settings, most_idle);
+            let known = lasting.before.and_then(|(_, site)| site.upstreams.iter().find(is_same));
             upstreams.push(match known {
                 Some(known) => Arc::clone(known),
                 None => Arc::new(
-                    Upstream::new(name, settings, config.limits.idle_upstream_connections, lasting.threads)
-                        .context(Key::new(["upstream", name]))?,
+                    Upstream::new(name, settings, most_idle, lasting.threads).context(Key::new(["upstream", name]))?,
                 ),
             });
             names.push(name);

@@ -193,7 +193,7 @@ impl Work {
                     self.take_the_last();
                     // Who is told to go comes again at once, and must not be let in by a thread that is about to close its door.
                     let _ = tokio::time::timeout_at(end.into(), self.shared.closed.wait()).await;
-                    drain(end).await;
+                    drain(end, told).await;
                     return;
                 }
             }
@@ -231,9 +231,12 @@ impl Work {
 }
 
 /// Lets connections end by themselves, and ends those that don't.
-async fn drain(end: Instant) {
+async fn drain(mut end: Instant, mut told: mpsc::UnboundedReceiver<Message>) {
     let mut is_late = false;
     while watch::count() > 0 {
+        while let Ok(Message::Drain(sooner)) = told.try_recv() {
+            end = end.min(sooner);
+        }
         // Again and again, since a connection may just have begun.
         watch::drain();
         if Instant::now() >= end {

@@ -34,6 +34,7 @@ use self::{http1::Http1, server::Tls};
 pub(crate) struct Upstream {
     name: String,
     pub(crate) settings: config::Upstream,
+    most_idle: usize,
     servers: Vec<Arc<Endpoint>>,
     turn: AtomicUsize,
 }
@@ -82,13 +83,14 @@ impl Upstream {
             Ok(Arc::new(Endpoint::new(server.clone(), place, tls, most_idle.div_ceil(threads), threads)))
         });
         let servers = servers.collect::<anyhow::Result<_>>()?;
-        Ok(Self { name: name.to_owned(), settings: settings.clone(), servers, turn: AtomicUsize::new(0) })
+        Ok(Self { name: name.to_owned(), settings: settings.clone(), most_idle, servers, turn: AtomicUsize::new(0) })
     }
 
     /// Whether these settings ask for the same.
-    pub(crate) fn is_like(&self, name: &str, settings: &config::Upstream) -> bool {
+    pub(crate) fn is_like(&self, name: &str, settings: &config::Upstream, most_idle: usize) -> bool {
+        let is_same = self.name == name && self.settings == *settings && self.most_idle == most_idle;
         // A file may have other certificates now.
-        self.name == name && self.settings == *settings && settings.ca.is_none()
+        is_same && settings.ca.is_none()
     }
 
     /// In which version connections begin with a PROXY header, if they do.
