@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """CPU time per request of ipveil, nginx and HAProxy, in turns: only ratios from one run mean anything.
 
-Usage: benches/proxy.py [--rounds N] [--seconds N] [--only SCENARIO[,...]] [--program target/release/ipveil]
+Usage: benches/proxy.py [--rounds N] [--seconds N] [--only SCENARIO[,...]] [--program [NAME=]PATH]...
 
 Each proxy resolves the client from X-Forwarded-For and anonymizes it: ipveil with a keyed hash in the session's scope, nginx by
 cutting the address with a map, HAProxy with ipmask. ipveil and nginx write an access log. The proxies run on the last core; what
@@ -169,9 +169,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--only", default="")
-    parser.add_argument("--program", default="target/release/ipveil")
+    parser.add_argument("--program", action="append", help="default: target/release/ipveil; several are compared")
     arguments = parser.parse_args()
-    proxies = {"nginx": nginx, "haproxy": haproxy, "ipveil": ipveil(os.path.abspath(arguments.program))}
+    proxies = {"nginx": nginx, "haproxy": haproxy}
+    for program in arguments.program or ["target/release/ipveil"]:
+        name, _, path = program.rpartition("=")
+        proxies[name or "ipveil"] = ipveil(os.path.abspath(path))
     core = str(os.cpu_count() - 1)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
