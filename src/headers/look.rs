@@ -96,7 +96,7 @@ impl Look {
         self.strip.strip_except(headers, |name| self.is_ours(name));
     }
 
-    /// What is removed, for whoever shows it.
+    /// What is removed wherever nothing is ours.
     pub(crate) fn removed(&self) -> &Strip {
         &self.strip
     }

@@ -11,10 +11,13 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderName};
 
-pub use self::table::{Kind, known};
 pub(crate) use self::{
     look::{Lines, Look},
     table::takes_address,
+};
+pub use self::{
+    names::are_alike,
+    table::{Kind, known},
 };
 use self::{
     names::{Filter, Names, fold},
@@ -103,8 +106,8 @@ impl Strip {
         Ok(self)
     }
 
-    /// Removes them: from a request's headers, or from its trailers, which come with the body and have to be brought
-    /// here from there.
+    /// Removes them from a request's headers, or from its trailers; behind a layer,
+    /// [`Anonymizer::strip_trailers`](crate::layer::Anonymizer::strip_trailers) also knows what that writes.
     pub fn strip(&self, headers: &mut HeaderMap) {
         self.strip_except(headers, |_| false);
     }

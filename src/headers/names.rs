@@ -1,5 +1,7 @@
 //! A set of header names that is quick to say no.
 
+use http::HeaderName;
+
 /// Of folded names.
 #[derive(Clone)]
 pub(super) struct Names {
@@ -78,6 +80,22 @@ fn hash(name: &[u8]) -> (usize, u32) {
     // Of the factors that cost nothing, those that fewest names of headers on other subjects share.
     let ends = u32::from(*first) * 5 + u32::from(*last) * 3;
     (name.len() % 64, ends % 64)
+}
+
+/// Whether applications may take one name for the other: CGI and its heirs write `-` and `_` alike (RFC 3875, 4.1.18), and PHP
+/// dots, too.
+///
+/// ```
+/// use http::HeaderName;
+/// use ipveil::headers::are_alike;
+///
+/// let known = HeaderName::from_static("x-forwarded-for");
+/// assert!(are_alike(&known, &HeaderName::from_static("x_forwarded.for")));
+/// assert!(!are_alike(&known, &HeaderName::from_static("x-forwarded-host")));
+/// ```
+#[must_use]
+pub fn are_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    one.as_str().bytes().map(fold_byte).eq(other.as_str().bytes().map(fold_byte))
 }
 
 /// As CGI-like applications see it.

@@ -254,6 +254,29 @@ impl Anonymizer {
         extensions.insert(client);
     }
 
+    /// Removes from trailers what is removed from headers, and what was written there: only the headers are ours.
+    ///
+    /// The layer does not see trailers, which come with the body; whoever passes them on brings them here.
+    ///
+    /// ```
+    /// use ipveil::{AnonymizeLayer, KeyRing, Policy, Resolver, keys::{Epochs, MemorySource}, policy::{Scope, View}};
+    ///
+    /// let app = View::address("app").header(http::HeaderName::from_static("x-forwarded-for"));
+    /// let keys = KeyRing::start(MemorySource, Epochs::hourly())?;
+    /// let layer = AnonymizeLayer::new(Resolver::direct(), Policy::new(Scope::unscoped(), [app])?, keys);
+    ///
+    /// let mut trailers = http::HeaderMap::new();
+    /// for name in ["x-forwarded-for", "x_real_ip", "server-timing"] {
+    ///     trailers.insert(name, http::HeaderValue::from_static("203.0.113.7"));
+    /// }
+    /// layer.anonymizer().strip_trailers(&mut trailers);
+    /// assert!(trailers.keys().eq(["server-timing"]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn strip_trailers(&self, trailers: &mut HeaderMap) {
+        self.edge.look.removed().strip(trailers);
+    }
+
     /// How often a client was withheld, and why: for metrics. Shared by all clones.
     #[must_use]
     pub fn withheld(&self, why: Withheld) -> u64 {

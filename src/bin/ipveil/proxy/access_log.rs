@@ -218,24 +218,11 @@ impl Buffer {
         }
         self.second = second;
         self.time.clear();
-        let date = Date::of(second);
-        let _ = match format {
-            LogFormat::Combined => write!(
-                self.time,
-                "{:02}/{}/{}:{:02}:{:02}:{:02} +0000",
-                date.day,
-                MONTHS[date.month - 1],
-                date.year,
-                date.hour,
-                date.minute,
-                date.second
-            ),
-            LogFormat::Json => write!(
-                self.time,
-                "{}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
-                date.year, date.month, date.day, date.hour, date.minute, date.second
-            ),
-        };
+        let time = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+        let _ = write!(self.time, "{time}");
+        if format == LogFormat::Combined {
+            self.time = as_in_common_log(&self.time).unwrap_or_default();
+        }
     }
 }
 
@@ -337,28 +324,19 @@ fn push_number(lines: &mut Vec<u8>, mut number: u64) {
 
 /// A client writes no second line, and ends no quotes: as nginx has it.
 fn push_escaped(lines: &mut Vec<u8>, text: &[u8]) {
-    push_with(
-        lines,
-        text,
-        |byte| !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\'),
-        |lines, byte| {
-            let _ = write!(lines, "\\x{byte:02X}");
-        },
-    );
+    push_with(lines, text, |lines, byte| {
+        let _ = write!(lines, "\\x{byte:02X}");
+    });
 }
 
 fn push_json(lines: &mut Vec<u8>, text: &[u8]) {
-    push_with(
-        lines,
-        text,
-        |byte| !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\'),
-        |lines, byte| {
-            let _ = write!(lines, "\\u{byte:04x}");
-        },
-    );
+    push_with(lines, text, |lines, byte| {
+        let _ = write!(lines, "\\u{byte:04x}");
+    });
 }
 
-fn push_with(lines: &mut Vec<u8>, text: &[u8], is_special: impl Fn(u8) -> bool, special: impl Fn(&mut Vec<u8>, u8)) {
+fn push_with(lines: &mut Vec<u8>, text: &[u8], special: impl Fn(&mut Vec<u8>, u8)) {
+    let is_special = |byte| !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\');
     // Nearly all texts have nothing special in them.
     if !text.iter().fold(false, |any, &byte| any | is_special(byte)) {
         lines.extend_from_slice(text);
@@ -373,33 +351,11 @@ fn push_with(lines: &mut Vec<u8>, text: &[u8], is_special: impl Fn(u8) -> bool, 
     }
 }
 
-struct Date {
-    year: u64,
-    month: usize,
-    day: u64,
-    hour: u64,
-    minute: u64,
-    second: u64,
-}
-
-impl Date {
-    /// The civil date of a time since 1970, by eras of 400 years that begin in March.
-    fn of(since: u64) -> Self {
-        let days = since / 86_400 + 719_468;
-        let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted = (5 * day_of_year + 2) / 153;
-        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-        Self {
-            year: era * 400 + year_of_era + u64::from(month <= 2),
-            month: usize::try_from(month).unwrap_or(1),
-            day: day_of_year - (153 * shifted + 2) / 5 + 1,
-            hour: since / 3600 % 24,
-            minute: since / 60 % 60,
-            second: since % 60,
-        }
-    }
+/// `2026-11-25T12:34:56Z`, as Apache's common log format has it.
+fn as_in_common_log(time: &str) -> Option<String> {
+    let month: usize = time.get(5..7)?.parse().ok()?;
+    let (day, month, year) = (time.get(8..10)?, MONTHS.get(month.checked_sub(1)?)?, time.get(..4)?);
+    Some(format!("{day}/{month}/{year}:{} +0000", time.get(11..19)?))
 }
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -418,16 +374,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
-        let text = |since| {
-            let date = Date::of(since);
-            format!(
-                "{}-{:02}-{:02} {:02}:{:02}:{:02}",
-                date.year, date.month, date.day, date.hour, date.minute, date.second
-            )
-        };
-        assert_eq!(text(0), "1970-01-01 00:00:00");
-        assert_eq!(text(951_782_400), "2000-02-29 00:00:00");
-        assert_eq!(text(1_798_761_599), "2026-12-31 23:59:59");
+    fn a_time_is_written_as_log_readers_expect() {
+        assert_eq!(as_in_common_log("2000-02-29T00:00:09Z").as_deref(), Some("29/Feb/2000:00:00:09 +0000"));
+        assert_eq!(as_in_common_log("2026-12-31T23:59:59Z").as_deref(), Some("31/Dec/2026:23:59:59 +0000"));
+        assert_eq!(as_in_common_log("2026-13-31T23:59:59Z"), None);
     }
 }

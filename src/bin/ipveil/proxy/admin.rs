@@ -4,6 +4,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -43,10 +44,8 @@ pub(crate) struct State {
     pub(crate) is_draining: Arc<AtomicBool>,
 }
 
-type Shown = Arc<Mutex<Option<State>>>;
-
 pub(crate) struct Admin {
-    shown: Shown,
+    shown: Arc<Mutex<State>>,
     _tasks: JoinSet<()>,
     // Removed at the end.
     _files: Vec<SocketFile>,
@@ -65,8 +64,8 @@ pub(crate) fn open(settings: &config::Admin) -> anyhow::Result<Vec<Listening>> {
 }
 
 impl Admin {
-    pub(crate) fn serve(sockets: Vec<Listening>) -> anyhow::Result<Self> {
-        let shown = Shown::default();
+    pub(crate) fn serve(sockets: Vec<Listening>, state: State) -> anyhow::Result<Self> {
+        let shown = Arc::new(Mutex::new(state));
         let (mut tasks, mut files) = (JoinSet::new(), Vec::new());
         for socket in sockets {
             let shown = Arc::clone(&shown);
@@ -75,10 +74,7 @@ impl Admin {
                     let socket = TcpListener::from_std(socket)?;
                     tasks.spawn(async move {
                         loop {
-                            match socket.accept().await {
-                                Ok((stream, _)) => serve(stream, false, &shown),
-                                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                            }
+                            rest_if_failed(socket.accept().await.map(|(stream, _)| serve(stream, false, &shown))).await;
                         }
                     });
                 }
@@ -87,10 +83,7 @@ impl Admin {
                     let socket = UnixListener::from_std(socket)?;
                     tasks.spawn(async move {
                         loop {
-                            match socket.accept().await {
-                                Ok((stream, _)) => serve(stream, true, &shown),
-                                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                            }
+                            rest_if_failed(socket.accept().await.map(|(stream, _)| serve(stream, true, &shown))).await;
                         }
                     });
                 }
@@ -99,12 +92,20 @@ impl Admin {
         Ok(Self { shown, _tasks: tasks, _files: files })
     }
 
-    pub(crate) fn show(&mut self, state: State) {
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    /// From now on something else.
+    pub(crate) fn show(&self, state: State) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
 
-fn serve<S>(stream: S, may_command: bool, shown: &Shown)
+/// Most likely there is no room for one more, and soon there will be.
+async fn rest_if_failed(accepted: io::Result<()>) {
+    if accepted.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn serve<S>(stream: S, may_command: bool, shown: &Arc<Mutex<State>>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -120,10 +121,7 @@ where
     });
 }
 
-async fn answer(request: Request<Incoming>, may_command: bool, state: Option<State>) -> Response<Full<Bytes>> {
-    let Some(state) = state else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "starting\n");
-    };
+async fn answer(request: Request<Incoming>, may_command: bool, state: State) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::GET, "/healthz") => text(StatusCode::OK, "well\n"),

@@ -158,7 +158,7 @@ impl Body for RequestBody {
                 return this.fail(BodyError::TooLong);
             }
         } else if let Some(trailers) = frame.trailers_mut() {
-            this.site.strip_trailers(trailers);
+            this.site.anonymize.anonymizer().strip_trailers(trailers);
             forward::only_trailers(trailers);
         }
         Poll::Ready(Some(Ok(frame)))

@@ -19,12 +19,12 @@ use http::{
     uri::PathAndQuery,
 };
 use http_body::Body as _;
-use ipveil::{Client, proxy_protocol::Announcement};
+use ipveil::{Client, headers::are_alike, proxy_protocol::Announcement};
 
 use super::{
     body::{Deadline, RequestBody, ResponseBody, Theirs},
     connection::Connection,
-    site::{APP, Site, is_read_as},
+    site::{APP, Site},
     tunnel,
     upstream::{Answer, Endpoint, Exchange, Failed, Upstream},
 };
@@ -342,7 +342,7 @@ fn ours(headers: &mut HeaderMap, version: Version, is_secure: bool, is_believed:
 fn is_forged(name: &HeaderName) -> bool {
     // Most names are of another length.
     matches!(name.as_str().len(), 16 | 17)
-        && [X_FORWARDED_PROTO, X_FORWARDED_HOST].iter().any(|ours| name != ours && is_read_as(name, ours))
+        && [X_FORWARDED_PROTO, X_FORWARDED_HOST].iter().any(|ours| name != ours && are_alike(name, ours))
 }
 
 /// Says who the client is at the start of a connection, for servers that expect that.

@@ -229,7 +229,7 @@ impl Proxy {
     }
 
     async fn attend(&mut self, signals: &mut Signals) -> anyhow::Result<admin::Admin> {
-        let mut admin = admin::Admin::serve(std::mem::take(&mut self.admin))?;
+        let admin = admin::Admin::serve(std::mem::take(&mut self.admin), self.state())?;
         for (address, _) in &self.listening {
             tracing::info!(address = %Shown(address), "listening");
         }
@@ -237,12 +237,6 @@ impl Proxy {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let state = admin::State {
-                site: Arc::clone(&self.site),
-                workers: Arc::clone(&self.workers),
-                is_draining: Arc::clone(&self.is_draining),
-            };
-            admin.show(state);
             let is_asked = tokio::select! {
                 () = signals.end.recv() => return Ok(admin),
                 _ = signals.rotate.recv() => {
@@ -259,6 +253,7 @@ impl Proxy {
                 match self.reload() {
                     Ok(()) => {
                         tracing::info!("the configuration was put in place");
+                        admin.show(self.state());
                         _health = health::Checks::start(&self.site);
                     }
                     Err(error) => tracing::error!(error = %format!("{error:#}"), "the configuration stays as it was"),
@@ -267,6 +262,14 @@ impl Proxy {
             if is_asked && let Some(log) = &self.site.log {
                 log.reopen();
             }
+        }
+    }
+
+    fn state(&self) -> admin::State {
+        admin::State {
+            site: Arc::clone(&self.site),
+            workers: Arc::clone(&self.workers),
+            is_draining: Arc::clone(&self.is_draining),
         }
     }
 

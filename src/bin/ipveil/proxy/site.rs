@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use ipveil::{
     AnonymizeLayer, KeyRing, Peer, Policy, PseudonymRange, Resolver, Scrubber, TrustedProxies,
     geo::Countries,
@@ -46,7 +46,6 @@ pub(crate) struct Site {
     pub(crate) anonymize: AnonymizeLayer,
     pub(crate) policy: Policy,
     pub(crate) keys: KeyRing,
-    pub(crate) strip: Strip,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) limits: config::Limits,
     pub(crate) deadlines: config::Deadlines,
@@ -101,8 +100,7 @@ impl Site {
         let resolver = resolver(&config.client, &trusted);
         let policy = policy(config)?;
         let strip = strip(&config.privacy, config.client.source.as_ref())?;
-        let anonymize =
-            AnonymizeLayer::new(resolver.clone(), policy.clone(), lasting.keys.clone()).strip(strip.clone());
+        let anonymize = AnonymizeLayer::new(resolver.clone(), policy.clone(), lasting.keys.clone()).strip(strip);
         let listeners = config.listener.iter().enumerate().map(|(index, listener)| {
             let receiver = Receiver::new(trusted.clone());
             let tls = listener.tls.as_ref().map(tls::server).transpose();
@@ -149,7 +147,6 @@ impl Site {
         Ok(Self {
             anonymize,
             keys: lasting.keys.clone(),
-            strip,
             listeners,
             limits: config.limits.clone(),
             deadlines: config.deadlines.clone(),
@@ -189,16 +186,6 @@ impl Site {
         self.policy.views().any(|view| view.header_name() == Some(name))
     }
 
-    /// Removes from behind a body what stands in no header of a client either: ours were set before it.
-    pub(crate) fn strip_trailers(&self, trailers: &mut HeaderMap) {
-        self.strip.strip(trailers);
-        for ours in self.policy.views().filter_map(View::header_name) {
-            while let Some(name) = trailers.keys().find(|name| is_read_as(name, ours)).cloned() {
-                trailers.remove(name);
-            }
-        }
-    }
-
     /// How often a client was withheld since the start.
     pub(crate) fn all_withheld(&self) -> impl Iterator<Item = (Withheld, u64)> {
         Withheld::ALL.iter().map(|&why| {
@@ -228,12 +215,6 @@ pub(crate) fn current() -> Arc<Site> {
 
 pub(crate) fn set_current(site: Arc<Site>) {
     CURRENT.set(Some(site));
-}
-
-/// Whether somebody may take one name for the other: CGI and its heirs write `-` and `_` alike.
-pub(super) fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
-    let folded = |name: &HeaderName| name.as_str().replace(['_', '.'], "-");
-    folded(name) == folded(other)
 }
 
 fn is_host(host: &[u8], name: &str) -> bool {

@@ -1,6 +1,9 @@
 //! Of which day a log line is.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, UNIX_EPOCH},
+};
 
 /// A day, as far as a line names it: syslog's has no year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,15 +97,8 @@ impl Day {
         if !matches!(word.len(), 10 | 13 | 16) || !(1_000_000_000..4_000_000_000).contains(&seconds) {
             return None;
         }
-        // Counted from March of the year 0, so that the day too many of a leap year is the last one.
-        let days = seconds / (24 * 60 * 60) + 719_468;
-        let of_era = days % 146_097;
-        let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year + year / 4 - year / 100);
-        let month = (5 * of_year + 2) / 153;
-        let day = of_year - (153 * month + 2) / 5 + 1;
-        let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
-        let day = Self::new((days / 146_097 * 400 + year) as u16, month as u8, day as u16)?;
+        let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
+        let day = Self::at(date.as_bytes(), 0)?;
         Some(Self { is_counted: true, ..day })
     }
 
