@@ -22,8 +22,6 @@ pub enum KeyEvent {
         until: SystemTime,
         /// How its bytes are protected.
         protection: Protection,
-        /// It was made here because the source had none.
-        local: bool,
         /// Where it was made.
         origin: Origin,
         /// What the ring's source is called.
@@ -203,8 +201,8 @@ pub(super) fn trace(event: KeyEvent) {
     const TARGET: &str = "ipveil::keys";
 
     match event {
-        KeyEvent::Minted { key, epoch, protection, local, origin, source, .. } => {
-            tracing::info!(target: TARGET, %key, %epoch, %protection, local, %origin, source, "key minted")
+        KeyEvent::Minted { key, epoch, protection, origin, source, .. } => {
+            tracing::info!(target: TARGET, %key, %epoch, %protection, %origin, source, "key minted")
         }
         KeyEvent::Destroyed { key, epoch, reason } => {
             tracing::info!(target: TARGET, %key, %epoch, %reason, "key destroyed")

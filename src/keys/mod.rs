@@ -72,8 +72,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use zeroize::Zeroizing;
-
 #[cfg(feature = "geo")]
 pub(crate) use self::lend::Lent;
 #[cfg(unix)]
@@ -227,9 +225,7 @@ impl EpochKey {
     ///
     /// [`KeyError::Random`] if the system has no randomness to give, [`KeyError::Memory`] if it has no memory.
     pub fn random() -> Result<Self, KeyError> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
-        Self::take(&mut bytes)
+        Self::take(&mut *secret::random()?)
     }
 
     /// Takes over bytes that came from elsewhere, and wipes them there.

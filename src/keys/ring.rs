@@ -492,7 +492,6 @@ impl Shared {
             epoch,
             until: key.end,
             protection: key.key.secret.protection(),
-            local: key.is_local(),
             origin: key.key.origin,
             source: self.source,
         });
@@ -586,10 +585,12 @@ impl Shared {
             if !key.is_local() && reason != Reason::RingDropped {
                 let _ = self.messages.send(Message::Destroyed(key.epoch, key.id));
             }
-            let last = Arc::into_inner(key);
+            let mut last = Arc::into_inner(key);
             debug_assert!(last.is_some(), "a key outlived its readers");
-            drop(last);
-            state.news.push(event);
+            // It is said only of a key that is gone.
+            if last.take().is_some() {
+                state.news.push(event);
+            }
         }
     }
 

@@ -9,10 +9,11 @@ use std::{
     time::SystemTime,
 };
 
-use zeroize::{Zeroizing, zeroize_stack};
+use zeroize::Zeroizing;
 
 use super::{
-    Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Notice, Origin, Request, RingHandle, Secret, seconds, secret,
+    Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Notice, Origin, Request, RingHandle, Secret, seconds,
+    secret::{self, on_wiped_stack},
 };
 
 /// Fresh random bytes for each epoch, kept in a file until the epoch's end, so that a restart or an upgrade of the
@@ -80,9 +81,7 @@ impl RuntimeFile {
         if !open.in_memory {
             file.notices.push(Notice::FileOnDisk);
         }
-        let loaded = open.load(&mut file.notices);
-        zeroize_stack::<STACK>();
-        loaded?;
+        on_wiped_stack::<STACK, _>(|| open.load(&mut file.notices))?;
         file.open = Some(open);
         Ok(file)
     }
@@ -105,8 +104,6 @@ impl RuntimeFile {
         Ok(self.open.as_mut().expect("opened above"))
     }
 
-    // Never inlined: what it leaves on the stack is wiped afterwards.
-    #[inline(never)]
     fn give(&mut self, request: Request, end: SystemTime, now: SystemTime) -> Result<EpochKey, RuntimeFileError> {
         let boot = Boot::now();
         let opened = self.opened()?;
@@ -124,8 +121,7 @@ impl RuntimeFile {
         if let Some(key) = restored {
             return Ok(key);
         }
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
+        let mut bytes = secret::random()?;
         let mut copy = Zeroizing::new(*bytes);
         let slot = Slot {
             epoch: request.epoch.0,
@@ -141,7 +137,6 @@ impl RuntimeFile {
     }
 
     /// All keys that are over or that `is_gone` says.
-    #[inline(never)]
     fn forget(&mut self, is_gone: impl Fn(&Slot) -> bool) -> Result<(), RuntimeFileError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let boot = Boot::now();
@@ -166,9 +161,7 @@ impl RuntimeFile {
     }
 
     fn forget_and_tell(&mut self, is_gone: impl Fn(&Slot) -> bool) {
-        let forgotten = self.forget(is_gone);
-        zeroize_stack::<STACK>();
-        if let Err(error) = forgotten {
+        if let Err(error) = on_wiped_stack::<STACK, _>(|| self.forget(is_gone)) {
             self.notice(Notice::FileFailed(error.kind()));
         }
     }
@@ -178,8 +171,7 @@ impl KeySource for RuntimeFile {
     fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
         let (now, epochs) =
             self.ring.as_ref().and_then(|ring| Some((ring.now()?, ring.epochs()?))).ok_or(KeyError::Unavailable)?;
-        let given = self.give(request, epochs.end(request.epoch), now.wall);
-        zeroize_stack::<STACK>();
+        let given = on_wiped_stack::<STACK, _>(|| self.give(request, epochs.end(request.epoch), now.wall));
         given.map_err(|error| match error {
             RuntimeFileError::Key(error) => error,
             other => {
@@ -355,7 +347,6 @@ impl Open {
     }
 
     /// Reads what is there; what makes no sense is wiped.
-    #[inline(never)]
     fn load(&mut self, notices: &mut Vec<Notice>) -> Result<(), RuntimeFileError> {
         let length = self.file.metadata()?.len();
         if length == 0 {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use zeroize::zeroize_stack;
+use zeroize::{Zeroizing, zeroize_stack};
 
 use super::KeyError;
 
@@ -84,6 +84,26 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
     }
+}
+
+/// 32 bytes that nobody can guess.
+pub(super) fn random() -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
+    Ok(bytes)
+}
+
+/// Does `work`, and wipes the `DEPTH` bytes of stack below, which have to be more than it takes: libraries leave there what
+/// they have copied.
+pub(super) fn on_wiped_stack<const DEPTH: usize, R>(work: impl FnOnce() -> R) -> R {
+    // Never inlined: its frame has to lie where it is wiped afterwards.
+    #[inline(never)]
+    fn below<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    let result = below(work);
+    zeroize_stack::<DEPTH>();
+    result
 }
 
 /// The user as whom this process acts.

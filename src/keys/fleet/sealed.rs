@@ -5,10 +5,13 @@ use chacha20poly1305::{
     aead::{Aead as _, Payload},
 };
 use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
-use zeroize::{Zeroizing, zeroize_stack};
+use zeroize::Zeroizing;
 
 use super::{
-    super::{EpochKey, KeyError, Origin, Secret},
+    super::{
+        EpochKey, KeyError, Origin, Secret,
+        secret::{on_wiped_stack, random},
+    },
     record::Place,
     secrets::{FleetSecret, Keys},
 };
@@ -29,40 +32,28 @@ pub(super) struct Address<'a> {
 
 impl Pair {
     pub(super) fn random() -> Result<Self, KeyError> {
-        let pair = Self::make();
-        zeroize_stack::<STACK>();
-        pair
-    }
-
-    // Never inlined, as all that follows: what it leaves on the stack is wiped afterwards.
-    #[inline(never)]
-    fn make() -> Result<Self, KeyError> {
-        let mut private = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *private).map_err(|_| KeyError::Random)?;
-        let public = x25519(*private, X25519_BASEPOINT_BYTES);
-        Ok(Self { private: Secret::take(&mut private)?, public })
+        on_wiped_stack::<STACK, _>(|| {
+            let mut private = random()?;
+            let public = x25519(*private, X25519_BASEPOINT_BYTES);
+            Ok(Self { private: Secret::take(&mut private)?, public })
+        })
     }
 
     /// The key in `sealed`, if it is for this pair and is the one that its address says.
     pub(super) fn open(&self, sealed: &[u8], secret: &FleetSecret, address: Address<'_>) -> Option<EpochKey> {
-        let key = self.open_here(sealed, secret, address);
-        zeroize_stack::<STACK>();
-        key
-    }
-
-    #[inline(never)]
-    fn open_here(&self, sealed: &[u8], secret: &FleetSecret, address: Address<'_>) -> Option<EpochKey> {
-        let (id, sealed) = sealed.split_first_chunk()?;
-        let keys = secret.with_id(u64::from_be_bytes(*id))?;
-        let (theirs, text) = sealed.split_first_chunk::<32>()?;
-        let shared = Zeroizing::new(x25519(*self.private.expose()?, *theirs));
-        let once = Once { shared: &shared, sender: theirs, recipient: &self.public };
-        let (cipher, bound) = once.cipher(keys, address)?;
-        let opened = Zeroizing::new(cipher.decrypt(&NONCE.into(), Payload { msg: text, aad: &bound }).ok()?);
-        let mut bytes = Zeroizing::new([0; 32]);
-        bytes.copy_from_slice(opened.get(..32).filter(|_| opened.len() == 32)?);
-        let key = EpochKey::take(&mut bytes).ok()?.from_origin(Origin::Adopted);
-        (commitment(&key, address.place)? == *address.commitment).then_some(key)
+        on_wiped_stack::<STACK, _>(|| {
+            let (id, sealed) = sealed.split_first_chunk()?;
+            let keys = secret.with_id(u64::from_be_bytes(*id))?;
+            let (theirs, text) = sealed.split_first_chunk::<32>()?;
+            let shared = Zeroizing::new(x25519(*self.private.expose()?, *theirs));
+            let once = Once { shared: &shared, sender: theirs, recipient: &self.public };
+            let (cipher, bound) = once.cipher(keys, address)?;
+            let opened = Zeroizing::new(cipher.decrypt(&NONCE.into(), Payload { msg: text, aad: &bound }).ok()?);
+            let mut bytes = Zeroizing::new([0; 32]);
+            bytes.copy_from_slice(opened.get(..32).filter(|_| opened.len() == 32)?);
+            let key = EpochKey::take(&mut bytes).ok()?.from_origin(Origin::Adopted);
+            (commitment(&key, address.place)? == *address.commitment).then_some(key)
+        })
     }
 }
 
@@ -73,26 +64,20 @@ pub(super) fn seal(
     secret: &FleetSecret,
     address: Address<'_>,
 ) -> Option<Vec<u8>> {
-    let sealed = seal_here(key, recipient, secret, address);
-    zeroize_stack::<STACK>();
-    sealed
-}
-
-#[inline(never)]
-fn seal_here(key: &EpochKey, recipient: &[u8; 32], secret: &FleetSecret, address: Address<'_>) -> Option<Vec<u8>> {
-    let keys = secret.first();
-    let mut private = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *private).ok()?;
-    let public = x25519(*private, X25519_BASEPOINT_BYTES);
-    let shared = Zeroizing::new(x25519(*private, *recipient));
-    let once = Once { shared: &shared, sender: &public, recipient };
-    let (cipher, bound) = once.cipher(keys, address)?;
-    // Encrypted in a copy that is then wiped: the cipher's own buffer begins with the key in clear.
-    let mut buffer = Vec::with_capacity(64);
-    buffer.extend_from_slice(key.secret.expose()?);
-    let mut buffer = Zeroizing::new(buffer);
-    chacha20poly1305::aead::AeadInOut::encrypt_in_place(&cipher, &NONCE.into(), &bound, &mut *buffer).ok()?;
-    Some([&keys.id.to_be_bytes()[..], &public, &buffer].concat())
+    on_wiped_stack::<STACK, _>(|| {
+        let keys = secret.first();
+        let private = random().ok()?;
+        let public = x25519(*private, X25519_BASEPOINT_BYTES);
+        let shared = Zeroizing::new(x25519(*private, *recipient));
+        let once = Once { shared: &shared, sender: &public, recipient };
+        let (cipher, bound) = once.cipher(keys, address)?;
+        // Encrypted in a copy that is then wiped: the cipher's own buffer begins with the key in clear.
+        let mut buffer = Vec::with_capacity(64);
+        buffer.extend_from_slice(key.secret.expose()?);
+        let mut buffer = Zeroizing::new(buffer);
+        chacha20poly1305::aead::AeadInOut::encrypt_in_place(&cipher, &NONCE.into(), &bound, &mut *buffer).ok()?;
+        Some([&keys.id.to_be_bytes()[..], &public, &buffer].concat())
+    })
 }
 
 /// By what a key is known before it is opened. It can't be computed from there.

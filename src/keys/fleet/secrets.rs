@@ -2,9 +2,12 @@
 
 use std::{fmt, fs, io, io::Read as _, path::Path};
 
-use zeroize::{Zeroizing, zeroize_stack};
+use zeroize::Zeroizing;
 
-use super::super::{KeyError, Secret};
+use super::super::{
+    KeyError, Secret,
+    secret::{on_wiped_stack, random},
+};
 
 /// The fleet secret: who knows it is a node of the fleet.
 ///
@@ -42,17 +45,17 @@ impl FleetSecret {
     ///
     /// [`KeyError::Random`] if the system has no randomness to give.
     pub fn generate() -> Result<Zeroizing<String>, KeyError> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
-        let mut line = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * (32 + CHECK)));
-        line.push_str(PREFIX);
-        let check = check(&bytes);
-        for byte in bytes.iter().chain(&check) {
-            for digit in [byte >> 4, byte & 15] {
-                line.push(char::from_digit(digit.into(), 16).expect("4 bits are a hexadecimal digit"));
+        on_wiped_stack::<STACK, _>(|| {
+            let bytes = random()?;
+            let mut line = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * (32 + CHECK)));
+            line.push_str(PREFIX);
+            for byte in bytes.iter().chain(&check(&bytes)) {
+                for digit in [byte >> 4, byte & 15] {
+                    line.push(char::from_digit(digit.into(), 16).expect("4 bits are a hexadecimal digit"));
+                }
             }
-        }
-        Ok(line)
+            Ok(line)
+        })
     }
 
     /// From a file, such as a systemd credential, that others can't read, and that nobody but its owner can write.
@@ -93,11 +96,11 @@ impl FleetSecret {
     pub fn parse(text: &[u8]) -> Result<Self, FleetSecretError> {
         let mut accepted = Vec::new();
         for line in text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
-            let mut bytes = Zeroizing::new([0; 32]);
-            decode(line, &mut bytes).ok_or(FleetSecretError::Text)?;
-            let keys = Keys::derive(&bytes);
-            zeroize_stack::<STACK>();
-            accepted.push(keys?);
+            accepted.push(on_wiped_stack::<STACK, _>(|| {
+                let mut bytes = Zeroizing::new([0; 32]);
+                decode(line, &mut bytes).ok_or(FleetSecretError::Text)?;
+                Keys::derive(&bytes).map_err(FleetSecretError::from)
+            })?);
         }
         match accepted.len() {
             1 | 2 => Ok(Self { accepted }),
@@ -126,8 +129,6 @@ impl FleetSecret {
 }
 
 impl Keys {
-    // Never inlined: what it leaves on the stack is wiped afterwards.
-    #[inline(never)]
     fn derive(secret: &[u8; 32]) -> Result<Self, KeyError> {
         let derive = |context| Zeroizing::new(blake3::derive_key(context, secret));
         let id = derive("ipveil fleet secret v1 public id");
@@ -214,7 +215,7 @@ fn check(secret: &[u8; 32]) -> [u8; CHECK] {
 const PREFIX: &str = "ipveil-fleet-1-";
 const CHECK: usize = 4;
 const LONGEST_FILE: usize = 1024;
-pub(super) const STACK: usize = 32 * 1024;
+const STACK: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {
