@@ -44,7 +44,7 @@ use std::{
 
 use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader, WithinOptions};
 
-use crate::keys::{Lent, reader};
+use crate::lend::{Lent, reader};
 
 /// Which addresses are in which country. See the [module](self).
 ///

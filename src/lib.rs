@@ -44,6 +44,7 @@ mod geo;
 pub mod headers;
 pub mod keys;
 pub mod layer;
+mod lend;
 pub mod policy;
 pub mod proxy_protocol;
 mod pseudonym;

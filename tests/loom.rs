@@ -8,11 +8,11 @@ use loom::{
     thread,
 };
 
-use self::lend::Lent;
+use self::lent::Lent;
 
 // The very file that the ring uses, on top of the lock above.
-#[path = "../src/keys/lend.rs"]
-mod lend;
+#[path = "../src/lend/lent.rs"]
+mod lent;
 
 struct Key(Arc<AtomicBool>);
 

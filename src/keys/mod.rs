@@ -54,7 +54,6 @@ mod event;
 #[cfg(feature = "redis")]
 pub mod fleet;
 pub mod journal;
-mod lend;
 mod memory;
 mod ring;
 #[cfg(unix)]
@@ -63,17 +62,10 @@ mod secret;
 mod untold;
 
 use std::{
-    cell::Cell,
     fmt,
-    sync::{
-        Mutex, RwLock,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, SystemTime},
 };
 
-#[cfg(feature = "geo")]
-pub(crate) use self::lend::Lent;
 #[cfg(unix)]
 pub use self::runtime_file::{RuntimeFile, RuntimeFileError};
 use self::secret::Secret;
@@ -171,21 +163,6 @@ pub(crate) fn seconds(wall: SystemTime) -> u64 {
 /// How long from `now` until `then`; no time if it is past.
 fn until(then: SystemTime, now: SystemTime) -> Duration {
     then.duration_since(now).unwrap_or_default()
-}
-
-/// A number that differs between threads, so that they take different locks, and count references in different places.
-#[inline]
-pub(crate) fn reader() -> usize {
-    static READERS: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static READER: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    READER.with(|reader| {
-        if reader.get() == usize::MAX {
-            reader.set(READERS.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
-        }
-        reader.get()
-    })
 }
 
 /// A name for a key that can be shown: 8 bytes derived from it, from which it can't be computed.
@@ -394,7 +371,7 @@ impl std::error::Error for KeyError {}
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 

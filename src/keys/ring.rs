@@ -15,11 +15,10 @@ use std::{
 
 use super::{
     Clock, Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, Notice, Now, Origin, Protection, Reason,
-    Request, SystemClock,
-    lend::Lent,
-    reader, until,
+    Request, SystemClock, until,
     untold::{Observer, TELLER, Untold},
 };
+use crate::lend::{Lent, reader};
 
 /// The key in use now. Cheap to clone; all clones are one ring, and dropping the last one destroys its keys.
 ///

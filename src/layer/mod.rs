@@ -124,7 +124,8 @@ pub use self::io::Connection;
 use crate::{
     addr::Peer,
     headers::{Look, Strip},
-    keys::{KeyRing, reader},
+    keys::KeyRing,
+    lend::reader,
     policy::{Host, Policy},
     resolve::{Resolver, Withheld},
 };

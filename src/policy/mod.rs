@@ -66,7 +66,8 @@ use crate::{
     addr::{ClientAddr, Keep},
     geo::Countries,
     headers::Lines,
-    keys::{KeyRing, reader},
+    keys::KeyRing,
+    lend::reader,
     pseudonym::{PseudonymRange, Question, Shape},
     resolve::Withheld,
 };
