@@ -13,11 +13,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
-    forward,
+    hop,
     site::Site,
+    this_thread,
     upstream::Exchange,
     watch::{Due, Watch},
-    worker,
 };
 
 /// What a client sends. Small, since most send nothing, and every request is moved a dozen times.
@@ -128,7 +128,7 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         // A connection to a server may be what polls, and wakes nobody.
-        let Poll::Ready(frame) = worker::woken(context, |context| coming.body.poll_frame(context)) else {
+        let Poll::Ready(frame) = this_thread::woken(context, |context| coming.body.poll_frame(context)) else {
             if !this.is_waiting {
                 this.is_waiting = true;
                 this.watch.within(Due::Progress, this.site.deadlines.client_idle);
@@ -159,7 +159,7 @@ impl Body for RequestBody {
             }
         } else if let Some(trailers) = frame.trailers_mut() {
             this.site.anonymize.anonymizer().strip_trailers(trailers);
-            forward::only_trailers(trailers);
+            hop::only_trailers(trailers);
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -244,7 +244,7 @@ impl Body for ResponseBody {
         if let Poll::Ready(Some(Ok(frame))) = &mut polled
             && let Some(trailers) = frame.trailers_mut()
         {
-            forward::only_trailers(trailers);
+            hop::only_trailers(trailers);
         }
         polled
     }

@@ -23,11 +23,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 
 use super::{
     metrics::{Counters, Ended},
+    room::Place,
     service::Serve,
     site::{self, Site},
     small_write::poll_write_pieces,
     watch::{Due, Watch},
-    worker::Place,
 };
 use crate::wipe::Used;
 

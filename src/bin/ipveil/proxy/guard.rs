@@ -24,7 +24,7 @@ use super::{
     body::{RequestBody, ResponseBody},
     forward::page,
     site::{ALLOW, BAN, DENY, RATE, Site},
-    worker,
+    this_thread,
 };
 use crate::config;
 
@@ -160,7 +160,7 @@ impl Bans {
 
     /// Remembers under which name a client stands in the log.
     pub(crate) fn note(&self, name: Pseudonym, client: &Client) {
-        let recent = &self.recent[worker::index() % self.recent.len()];
+        let recent = &self.recent[this_thread::index() % self.recent.len()];
         let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slot(&name, recent.len());
         if !recent[slot].as_ref().is_some_and(|known| known.name == name) {

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use super::worker;
+use super::this_thread;
 
 /// Lets one through in some seconds, and counts the others.
 #[derive(Default)]
@@ -19,7 +19,7 @@ impl Rarely {
     /// Whether it is to be told now: how many times it happened since it was told last.
     pub(crate) fn tell(&self) -> Option<u32> {
         let times = self.times.fetch_add(1, Relaxed) + 1;
-        let (now, next) = (worker::seconds(), self.next.load(Relaxed));
+        let (now, next) = (this_thread::seconds(), self.next.load(Relaxed));
         // Of several threads one is the first.
         let is_first = now >= next && self.next.compare_exchange(next, now + EVERY, Relaxed, Relaxed).is_ok();
         is_first.then(|| {

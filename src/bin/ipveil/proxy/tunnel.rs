@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     body::{Deadline, RequestBody, ResponseBody, Theirs},
     connection::Connection,
-    forward,
+    hop::{elements, hop_by_hop},
     site::Site,
     watch::{Due, Watch},
 };
@@ -54,15 +54,12 @@ pub(crate) fn wanted(request: &mut Request<RequestBody>) -> Result<Option<Box<Wa
         let client = take_upgrade(request).ok_or(StatusCode::NOT_IMPLEMENTED)?;
         return Ok(Some(Box::new(Wanted { client, protocol, is_connect: true, accept: None })));
     }
-    let names_upgrade = |value: &HeaderValue| {
-        value.as_bytes().split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-    };
-    if !request.headers().contains_key(UPGRADE) || !request.headers().get_all(CONNECTION).iter().any(names_upgrade) {
+    let headers = request.headers();
+    let is_upgrade = |option: &[u8]| option.eq_ignore_ascii_case(b"upgrade");
+    if !headers.contains_key(UPGRADE) || !elements(headers, &CONNECTION).any(is_upgrade) {
         return Ok(None);
     }
-    let offers = request.headers().get_all(UPGRADE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    let others: Vec<_> =
-        offers.map(<[u8]>::trim_ascii).filter(|offer| !offer.is_empty() && !is_for_us(offer)).collect();
+    let others: Vec<_> = elements(headers, &UPGRADE).filter(|offer| !is_for_us(offer)).collect();
     if others.is_empty() {
         return Ok(None);
     }
@@ -166,7 +163,7 @@ pub(crate) fn open(
             return Err(StatusCode::BAD_GATEWAY);
         }
         let (mut parts, body) = response.into_parts();
-        forward::hop_by_hop(&mut parts.headers, |_| false).map_err(|_| StatusCode::BAD_GATEWAY)?;
+        hop_by_hop(&mut parts.headers, |_| false).map_err(|_| StatusCode::BAD_GATEWAY)?;
         let body = Theirs::new(body, parts.version);
         parts.version = Version::HTTP_11;
         return Ok(Response::from_parts(parts, ResponseBody::Apart(body, deadline)));

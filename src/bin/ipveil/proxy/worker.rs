@@ -1,19 +1,16 @@
 //! The threads that serve. Each has connections of its own, to both sides, and waits for no other.
 
 use std::{
-    cell::{Cell, RefCell},
-    future::poll_fn,
     io, iter,
     sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use ipveil::{LimitKey, Peer, Resolver};
+use ipveil::Peer;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime,
@@ -25,9 +22,9 @@ use super::{
     access_log, connection,
     listen::Listening,
     metrics::{Counters, Ended},
-    per_client::PerClient,
-    site::{self, CONNECTIONS, Site},
-    watch,
+    room::Room,
+    site::{self, Site},
+    this_thread, watch,
 };
 use crate::wipe::{let_go, wipe_stack, wipe_stack_soon};
 
@@ -52,59 +49,18 @@ struct Worker {
 
 /// What threads have in common.
 struct Shared {
-    open: AtomicUsize,
-    per_client: PerClient,
+    room: Arc<Room>,
     reloads: AtomicU64,
     reload_errors: AtomicU64,
     // Where all threads meet when they listen no more.
     closed: Barrier,
 }
 
-thread_local! {
-    static INDEX: Cell<usize> = const { Cell::new(0) };
-}
-
-static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
-static SECONDS: AtomicU32 = AtomicU32::new(0);
-
-/// Which of the threads this is.
-pub(crate) fn index() -> usize {
-    INDEX.get()
-}
-
-/// Since the first thread started, to a second or two: the same for all, and cheaper than a clock.
-pub(crate) fn seconds() -> u32 {
-    SECONDS.load(Relaxed)
-}
-
-thread_local! {
-    static WAKER: RefCell<Option<Waker>> = const { RefCell::new(None) };
-}
-
-/// Polls something that talks to itself with wakers, which would wake whoever polls it: only the sockets in it do.
-pub(crate) fn wakes<T>(context: &Context<'_>, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-    let before = WAKER.replace(Some(context.waker().clone()));
-    // A channel that says "later", because this task has had its share, would wake nobody.
-    let whole = std::pin::pin!(tokio::task::unconstrained(poll_fn(poll)));
-    let result = whole.poll(&mut Context::from_waker(Waker::noop()));
-    WAKER.set(before);
-    result
-}
-
-/// Polls a socket, or whatever else wakes by itself, for whoever is to be woken.
-pub(crate) fn woken<T>(context: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
-    WAKER.with_borrow(|waker| match waker {
-        Some(waker) => poll(&mut Context::from_waker(waker)),
-        None => poll(context),
-    })
-}
-
 impl Workers {
     /// Starts threads, which serve `site`; and gives what to wait for when they were told to end.
     pub(crate) fn start(count: usize, site: &Arc<Site>) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
         let shared = Arc::new(Shared {
-            open: AtomicUsize::new(0),
-            per_client: PerClient::default(),
+            room: Arc::default(),
             reloads: AtomicU64::new(0),
             reload_errors: AtomicU64::new(0),
             closed: Barrier::new(count),
@@ -122,7 +78,7 @@ impl Workers {
             let runtime = runtime::Builder::new_current_thread().enable_all().on_thread_park(wipe_stack).build()?;
             let site = Arc::clone(site);
             let run = move || {
-                INDEX.set(index);
+                this_thread::set_index(index);
                 site::set_current(site);
                 runtime.spawn(wipe_stack_soon());
                 runtime.block_on(work.run(told));
@@ -150,7 +106,7 @@ impl Workers {
 
     /// How many connections there are.
     pub(crate) fn open(&self) -> usize {
-        self.shared.open.load(Relaxed)
+        self.shared.room.open()
     }
 
     pub(crate) fn reloaded(&self, is_well: bool) {
@@ -252,13 +208,11 @@ async fn drain(mut end: Instant, mut told: mpsc::UnboundedReceiver<Message>) {
 
 /// What has to be done now and then.
 async fn tidy() {
-    let started = *STARTED;
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        // Another thread's time may be a moment ahead.
-        SECONDS.fetch_max(u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX - 60), Relaxed);
+        this_thread::tick();
         access_log::flush();
         let site = site::current();
         for server in site.upstreams().iter().flat_map(|upstream| upstream.servers()) {
@@ -303,7 +257,7 @@ impl Accept {
     {
         let site = site::current();
         self.counters.accepted_one();
-        let Some(place) = Place::take(&self.shared, &site, self.listener, peer) else {
+        let Some(place) = self.shared.room.enter(&site, self.listener, peer) else {
             return self.counters.ended(Ended::TooMany);
         };
         tokio::spawn(connection::serve(stream, peer, self.listener, site, Arc::clone(&self.counters), place));
@@ -327,7 +281,7 @@ impl Accept {
     }
 
     fn has_room(&self) -> bool {
-        self.shared.open.load(Relaxed) < site::current().limits.connections
+        self.shared.room.open() < site::current().limits.connections
     }
 
     /// Connections that nobody has room for wait where they cost nothing.
@@ -343,46 +297,6 @@ impl Accept {
         if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             tracing::warn!(kind = ?error.kind(), "a connection can't be accepted");
             tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-/// A connection's place among all, and among those of its client.
-pub(crate) struct Place {
-    shared: Arc<Shared>,
-    client: Option<LimitKey>,
-}
-
-impl std::fmt::Debug for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Place(..)")
-    }
-}
-
-impl Place {
-    fn take(shared: &Arc<Shared>, site: &Site, listener: usize, peer: Peer) -> Option<Self> {
-        let most = site.limits.connections_per_client;
-        let mut client = None;
-        // A trusted proxy's connections are those of many.
-        if most > 0 && !site.believes(peer) && site.listeners[listener].proxy_protocol.is_none() {
-            let address = Resolver::direct().resolve(peer, &http::HeaderMap::new());
-            client = address.ok().map(|address| site.policy.client(&address, &site.keys).limit_key(CONNECTIONS));
-            if let Some(client) = client
-                && !shared.per_client.enter(client, most)
-            {
-                return None;
-            }
-        }
-        shared.open.fetch_add(1, Relaxed);
-        Some(Self { shared: Arc::clone(shared), client })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.shared.open.fetch_sub(1, Relaxed);
-        if let Some(client) = self.client {
-            self.shared.per_client.leave(client);
         }
     }
 }

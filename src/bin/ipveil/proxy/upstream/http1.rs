@@ -20,8 +20,8 @@ use hyper_util::rt::TokioIo;
 use super::{Answer, Endpoint, Failed, is_late, socket::Socket};
 use crate::proxy::{
     body::{Deadline, RequestBody},
+    this_thread,
     watch::Due,
-    worker,
 };
 
 /// An HTTP/1 connection without a request.
@@ -80,7 +80,7 @@ impl Http1 {
         let mut is_waiting = false;
         let polled = poll_fn(|context| {
             // Nothing but the connection brings the response, so only the socket has to wake anybody.
-            let polled = worker::wakes(context, |silent| {
+            let polled = this_thread::wakes(context, |silent| {
                 drive(&mut self.connection, silent);
                 response.as_mut().poll(silent)
             });
@@ -132,7 +132,7 @@ impl Exchange {
 
     pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
         if let Some(link) = &mut self.link {
-            let _ = worker::wakes(context, |silent| Poll::Ready(link.drive(silent)));
+            let _ = this_thread::wakes(context, |silent| Poll::Ready(link.drive(silent)));
         }
     }
 

@@ -38,8 +38,8 @@ use crate::{
         body::{BodyError, Deadline, RequestBody},
         greeting,
         rarely::{Rarely, chain},
+        this_thread,
         watch::Due,
-        worker,
     },
 };
 
@@ -97,7 +97,7 @@ impl Endpoint {
     }
 
     pub(crate) fn is_well(&self) -> bool {
-        self.is_healthy.load(Relaxed) && self.failed_until.load(Relaxed) <= worker::seconds()
+        self.is_healthy.load(Relaxed) && self.failed_until.load(Relaxed) <= this_thread::seconds()
     }
 
     /// Counts a request among those that wait for an answer, until this is dropped: a client that goes away waits no more.
@@ -124,7 +124,7 @@ impl Endpoint {
     }
 
     fn shun(&self) {
-        self.failed_until.store(worker::seconds() + SHUNNED, Relaxed);
+        self.failed_until.store(this_thread::seconds() + SHUNNED, Relaxed);
     }
 
     /// Says what is wrong with it, now and then.
@@ -366,14 +366,14 @@ impl Endpoint {
     pub(super) fn give_back(&self, link: Http1) {
         let mut idle = lock(self.idle_here());
         if idle.len() < self.most_idle {
-            idle.push(Idle { link, since: worker::seconds() });
+            idle.push(Idle { link, since: this_thread::seconds() });
         }
     }
 
     /// Closes the connections of this thread that have had no request for that long, or that the server has closed.
     pub(crate) fn tidy(&self, keep_alive: Duration) {
         let mut context = Context::from_waker(Waker::noop());
-        let now = worker::seconds();
+        let now = this_thread::seconds();
         let most = u32::try_from(keep_alive.as_secs()).unwrap_or(u32::MAX);
         let mut idle = lock(self.idle_here());
         idle.retain_mut(|idle| now.saturating_sub(idle.since) < most && idle.link.drive(&mut context));
@@ -385,7 +385,7 @@ impl Endpoint {
     }
 
     fn idle_here(&self) -> &Mutex<Vec<Idle>> {
-        &self.idle[worker::index() % self.idle.len()]
+        &self.idle[this_thread::index() % self.idle.len()]
     }
 
     /// A connection of HTTP/2 that has room for one more request.
@@ -396,7 +396,7 @@ impl Endpoint {
     }
 
     fn h2_here(&self) -> &Mutex<Vec<Http2>> {
-        &self.h2[worker::index() % self.h2.len()]
+        &self.h2[this_thread::index() % self.h2.len()]
     }
 }
 

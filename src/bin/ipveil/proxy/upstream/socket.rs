@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    proxy::{small_write::poll_write_pieces, worker},
+    proxy::{small_write::poll_write_pieces, this_thread},
     wipe::Used,
 };
 
@@ -50,7 +50,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        ready!(worker::woken(context, |context| match &mut this.socket {
+        ready!(this_thread::woken(context, |context| match &mut this.socket {
             Kind::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Kind::Other(stream) => Pin::new(stream).poll_read(context, buffer),
         }))?;
@@ -61,7 +61,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        worker::woken(context, |context| match &mut self.socket {
+        this_thread::woken(context, |context| match &mut self.socket {
             Kind::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Kind::Other(stream) => Pin::new(stream).poll_write(context, bytes),
         })
@@ -72,7 +72,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        worker::woken(context, |context| match &mut self.socket {
+        this_thread::woken(context, |context| match &mut self.socket {
             Kind::Tcp(stream) => poll_write_pieces(Pin::new(stream), context, slices),
             Kind::Other(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         })
@@ -86,14 +86,14 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        worker::woken(context, |context| match &mut self.socket {
+        this_thread::woken(context, |context| match &mut self.socket {
             Kind::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Kind::Other(stream) => Pin::new(stream).poll_flush(context),
         })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        worker::woken(context, |context| match &mut self.socket {
+        this_thread::woken(context, |context| match &mut self.socket {
             Kind::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Kind::Other(stream) => Pin::new(stream).poll_shutdown(context),
         })
