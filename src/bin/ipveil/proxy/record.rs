@@ -158,7 +158,7 @@ pub(crate) struct RecordedBody {
 impl RecordedBody {
     // On HTTP/1 the socket itself says whether the client takes anything.
     fn set_handed(&mut self, is_handed: bool) {
-        let connection = self.entry.as_ref().map(|entry| &entry.connection).filter(|connection| connection.is_h2);
+        let connection = self.entry.as_ref().map(|entry| &entry.connection).filter(|connection| connection.is_h2());
         if let Some(connection) = connection
             && is_handed != self.is_handed
         {

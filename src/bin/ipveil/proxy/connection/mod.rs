@@ -1,35 +1,35 @@
 //! A connection: who is at its other end, and which protocol it speaks.
 
+mod parked;
+mod socket;
+mod state;
+
 use std::{
     future::poll_fn,
-    io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Buf as _;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use ipveil::{
-    Peer,
-    proxy_protocol::{Header, Progress, Receiver},
-};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use ipveil::Peer;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+use self::{
+    parked::Parked,
+    socket::Socket,
+    state::{Protocol, State, millis},
+};
 use super::{
     metrics::{Counters, Ended},
     room::Place,
     service::Serve,
     site::{self, Site},
-    small_write::poll_write_pieces,
     watch::{Due, Watch},
 };
-use crate::wipe::Used;
 
 /// What the requests of one connection share.
 #[derive(Debug)]
@@ -37,7 +37,6 @@ pub(crate) struct Connection {
     /// Raw: nobody can print it.
     pub(crate) peer: Peer,
     pub(crate) is_secure: bool,
-    pub(crate) is_h2: bool,
     pub(crate) watch: Arc<Watch>,
     /// The one exchange at a time of HTTP/1.
     pub(crate) exchange: Option<Arc<Watch>>,
@@ -47,24 +46,11 @@ pub(crate) struct Connection {
     _place: Place,
 }
 
-/// What its socket has to know.
-#[derive(Debug)]
-struct State {
-    watch: Arc<Watch>,
-    requests: AtomicU32,
-    serves_h1: AtomicBool,
-    serves_h2: AtomicBool,
-    in_head: AtomicBool,
-    is_stalled: AtomicBool,
-    // Parts of answers that HTTP/2 was given, and for which the client has made no room yet.
-    handed: AtomicU32,
-    // In milliseconds, so that they can change with the configuration.
-    head: AtomicU32,
-    idle: AtomicU32,
-    stall: AtomicU32,
-}
-
 impl Connection {
+    pub(crate) fn is_h2(&self) -> bool {
+        self.state.speaks(Protocol::H2)
+    }
+
     /// A request has begun: its deadlines count now.
     pub(crate) fn begin(&self, site: &Site) {
         self.state.adopt(site);
@@ -114,29 +100,6 @@ impl Connection {
     }
 }
 
-impl State {
-    /// Whoever takes something has time anew for the rest.
-    fn progressed(&self) {
-        match self.handed.load(Relaxed) {
-            0 => self.watch.done(Due::Progress),
-            _ => self.watch.within(Due::Progress, millis(&self.stall)),
-        }
-    }
-
-    fn adopt(&self, site: &Site) {
-        let store = |to: &AtomicU32, time: Duration| {
-            to.store(u32::try_from(time.as_millis()).unwrap_or(u32::MAX), Relaxed);
-        };
-        store(&self.head, site.deadlines.request_head);
-        store(&self.idle, site.deadlines.keep_alive);
-        store(&self.stall, site.deadlines.client_idle);
-    }
-}
-
-fn millis(of: &AtomicU32) -> Duration {
-    Duration::from_millis(of.load(Relaxed).into())
-}
-
 /// Serves a connection until it ends, whoever ends it.
 pub(crate) async fn serve<S>(
     stream: S,
@@ -149,31 +112,11 @@ pub(crate) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Watch::new();
-    let state = Arc::new(State {
-        watch: Arc::clone(&watch),
-        requests: AtomicU32::new(0),
-        serves_h1: AtomicBool::new(false),
-        serves_h2: AtomicBool::new(false),
-        in_head: AtomicBool::new(false),
-        is_stalled: AtomicBool::new(false),
-        handed: AtomicU32::new(0),
-        head: AtomicU32::new(0),
-        idle: AtomicU32::new(0),
-        stall: AtomicU32::new(0),
-    });
-    state.adopt(&site);
-    let mut io = Io { stream, prefix: Vec::new(), read: 0, state: Arc::clone(&state) };
+    let state = Arc::new(State::new(Arc::clone(&watch), &site));
+    let mut io = Socket::new(stream, Arc::clone(&state));
     let settings = &site.listeners[listener];
-    let mut connection = Connection {
-        peer,
-        is_secure: settings.tls.is_some(),
-        is_h2: false,
-        watch,
-        exchange: None,
-        counters,
-        state,
-        _place: place,
-    };
+    let mut connection =
+        Connection { peer, is_secure: settings.tls.is_some(), watch, exchange: None, counters, state, _place: place };
 
     if let Some(receiver) = &settings.proxy_protocol {
         connection.watch.within(Due::Phase, site.deadlines.proxy_header);
@@ -200,37 +143,32 @@ pub(crate) async fn serve<S>(
             connection.counters.ended(Ended::Handshake);
             return;
         };
-        connection.is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
-        Box::pin(serve_http(io, connection, site)).await;
+        let is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
+        Box::pin(serve_http(io, connection, is_h2, site)).await;
     } else {
         connection.watch.within(Due::Phase, site.deadlines.first_bytes);
-        match in_time(&connection.watch, io.is_h2()).await {
-            Some(Ok(is_h2)) => connection.is_h2 = is_h2,
-            _ => return connection.counters.ended(Ended::NoRequest),
-        }
-        Box::pin(serve_http(io, connection, site)).await;
+        let Some(Ok(is_h2)) = in_time(&connection.watch, io.is_h2()).await else {
+            return connection.counters.ended(Ended::NoRequest);
+        };
+        Box::pin(serve_http(io, connection, is_h2, site)).await;
     }
 }
 
-async fn serve_http<S>(io: S, mut connection: Connection, site: Arc<Site>)
+async fn serve_http<S>(io: S, mut connection: Connection, is_h2: bool, site: Arc<Site>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     connection.state.in_head.store(true, Relaxed);
-    if connection.is_h2 {
-        connection.state.serves_h2.store(true, Relaxed);
+    let _ = connection.state.protocol.set(if is_h2 { Protocol::H2 } else { Protocol::H1 });
+    if is_h2 {
         connection.watch.within(Due::Phase, site.deadlines.keep_alive);
     } else {
         connection.exchange = Some(Watch::new());
-        connection.state.serves_h1.store(true, Relaxed);
         connection.watch.within(Due::Phase, site.deadlines.request_head);
     }
     let connection = Arc::new(connection);
-    let ended = if connection.is_h2 {
-        Box::pin(serve_h2(io, &connection, &site)).await
-    } else {
-        serve_h1(io, &connection, site).await
-    };
+    let ended =
+        if is_h2 { Box::pin(serve_h2(io, &connection, &site)).await } else { serve_h1(io, &connection, site).await };
     connection.counters.ended(ended);
 }
 
@@ -238,8 +176,8 @@ async fn serve_h1<S>(io: S, connection: &Arc<Connection>, mut site: Arc<Site>) -
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut io = Some(Parked { io, first: Bytes::new(), used: Used::default() });
-    let mut is_waked = false;
+    let mut io = Some(Parked::new(io));
+    let mut has_waker = false;
     loop {
         let Some(ready) = io.take() else { return Ended::Broken };
         let mut builder = http1::Builder::new();
@@ -250,9 +188,9 @@ where
         let mut http = Box::new(builder.serve_connection(TokioIo::new(ready), service).with_upgrades());
         let mut is_draining = false;
         let ended = poll_fn(|context| {
-            if !is_waked {
+            if !has_waker {
                 connection.watch.wake_me(context);
-                is_waked = true;
+                has_waker = true;
             }
             loop {
                 if let Poll::Ready(result) = Pin::new(&mut *http).poll(context) {
@@ -296,7 +234,7 @@ where
             return ended;
         }
         connection.state.in_head.store(false, Relaxed);
-        is_waked = false;
+        has_waker = false;
         site = site::current();
         // The next request began together with the last one.
         if !begun.is_empty() {
@@ -315,69 +253,6 @@ where
             None => return Ended::Idle,
         }
         site = site::current();
-    }
-}
-
-/// A connection whose first bytes may have been read already, while nobody had a buffer for more.
-struct Parked<S> {
-    io: S,
-    first: Bytes,
-    used: Used,
-}
-
-impl<S: AsyncRead + Unpin> Parked<S> {
-    /// Waits until there is something to read; false if there will be nothing.
-    async fn wait(&mut self) -> io::Result<bool> {
-        let mut byte = [0];
-        let count = self.io.read(&mut byte).await?;
-        self.first = Bytes::copy_from_slice(&byte[..count]);
-        Ok(count > 0)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Parked<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        if !this.first.is_empty() {
-            buffer.put_slice(&this.first.split_to(this.first.len().min(buffer.remaining())));
-            // What came with it is most likely there.
-            let _ = Pin::new(&mut this.io).poll_read(context, buffer)?;
-        } else {
-            ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
-        }
-        this.used.note(buffer, before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Parked<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 
@@ -456,145 +331,6 @@ async fn in_time<T>(watch: &Watch, future: impl Future<Output = T>) -> Option<T>
     .await
 }
 
-/// The socket of a connection. Notes when its other end begins to ask, and when it takes nothing any more.
-struct Io<S> {
-    stream: S,
-    // Read while looking for what it speaks.
-    prefix: Vec<u8>,
-    read: usize,
-    state: Arc<State>,
-}
-
-impl<S: AsyncRead + Unpin> Io<S> {
-    /// Who is at the other end, as its first bytes say.
-    async fn read_proxy_header(&mut self, receiver: &Receiver, sender: Peer) -> io::Result<Header> {
-        loop {
-            match receiver.read(sender, &self.prefix) {
-                Ok(Progress::Complete(header)) => {
-                    self.prefix.drain(..header.length());
-                    return Ok(header);
-                }
-                Ok(Progress::Incomplete(_)) => self.read_more().await?,
-                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
-            }
-        }
-    }
-
-    async fn read_more(&mut self) -> io::Result<()> {
-        self.prefix.reserve(FIRST_READ);
-        match self.stream.read_buf(&mut self.prefix).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether a connection in clear text begins like HTTP/2.
-    async fn is_h2(&mut self) -> io::Result<bool> {
-        loop {
-            let seen = self.prefix.len().min(PREFACE.len());
-            if seen > 0 && self.prefix[..seen] != PREFACE[..seen] {
-                return Ok(false);
-            }
-            if seen == PREFACE.len() {
-                return Ok(true);
-            }
-            self.read_more().await?;
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.read < this.prefix.len() {
-            let rest = &this.prefix[this.read..];
-            let count = rest.len().min(buffer.remaining());
-            buffer.put_slice(&rest[..count]);
-            this.read += count;
-            if this.read == this.prefix.len() {
-                this.prefix = Vec::new();
-                this.read = 0;
-            }
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
-        let state = &*this.state;
-        if buffer.filled().len() > before
-            && state.serves_h1.load(Relaxed)
-            && state.requests.load(Relaxed) == 0
-            && !state.in_head.load(Relaxed)
-        {
-            state.in_head.store(true, Relaxed);
-            state.watch.within(Due::Phase, millis(&state.head));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Io<S> {
-    /// Time passes for the other end only while it takes nothing.
-    fn wrote(state: &State, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        // In HTTP/2 the rest of a body may be on its way for long when its request is over.
-        if matches!(written, Poll::Ready(Ok(count)) if count > LONGEST_SIGN_OF_LIFE)
-            && state.serves_h2.load(Relaxed)
-            && state.requests.load(Relaxed) == 0
-        {
-            state.watch.within(Due::Phase, millis(&state.idle));
-        }
-        match written.is_pending() {
-            true if !state.is_stalled.load(Relaxed) => {
-                state.is_stalled.store(true, Relaxed);
-                state.watch.within(Due::Progress, millis(&state.stall));
-            }
-            false if state.is_stalled.load(Relaxed) => {
-                state.is_stalled.store(false, Relaxed);
-                state.progressed();
-            }
-            _ => {}
-        }
-        written
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        Self::wrote(&self.state, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = poll_write_pieces(Pin::new(&mut self.stream), context, slices);
-        Self::wrote(&self.state, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-// RFC 9113, 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Most first requests fit.
-const FIRST_READ: usize = 2048;
-
 /// Of one body, on its way: large bodies are read in large pieces, and memory stays bounded.
 const MOST_BUFFERED: usize = 256 * 1024;
 
@@ -603,9 +339,6 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How long a connection without a request keeps its buffers.
 const UNPARKED: Duration = Duration::from_secs(2);
-
-/// Of what HTTP/2 answers to whoever only asks whether it is there: a frame, and what TLS puts around it.
-const LONGEST_SIGN_OF_LIFE: usize = 64;
 
 /// For the last answers on a connection that was told to end.
 const FAREWELL: Duration = Duration::from_secs(5);
