@@ -72,6 +72,14 @@ impl Set {
         self.addresses[0] = address;
         way.is_some()
     }
+
+    /// Takes the front one out again.
+    #[cold]
+    fn forget(&mut self) {
+        self.addresses[0] = [0; 16];
+        self.addresses.rotate_left(1);
+        self.pseudonyms.rotate_left(1);
+    }
 }
 
 /// How many sets there are in all, if each core reads: 16 MiB. A power of two.
@@ -113,7 +121,7 @@ impl Memo {
             match show() {
                 Some(bits) => set.pseudonyms[0] = bits,
                 None => {
-                    set.addresses[0] = [0; 16];
+                    set.forget();
                     return None;
                 }
             }
@@ -122,7 +130,7 @@ impl Memo {
     }
 
     fn wipe(&mut self) {
-        for set in self.sets.iter_mut().filter(|set| set.addresses[0] != [0; 16]) {
+        for set in &mut self.sets {
             set.addresses.zeroize();
             set.pseudonyms.zeroize();
         }
@@ -132,5 +140,31 @@ impl Memo {
 impl Drop for Memo {
     fn drop(&mut self) {
         self.wipe();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: usize) -> Canonical {
+        Canonical::V6((number as u128 + 1).to_be_bytes())
+    }
+
+    #[test]
+    fn what_was_remembered_is_wiped_also_when_a_key_was_missing_meanwhile() {
+        let mut memo = Memo { key: None, sets: [Set::EMPTY; 4].into() };
+        for number in 0..64 {
+            assert_eq!(memo.recall(address(number), || Some([7; 16])), Some([7; 16]));
+        }
+        // There is none for a moment.
+        let missed = (64..128).filter(|&number| memo.recall(address(number), || None).is_some()).count();
+        assert_eq!(missed, 0);
+        // Nobody who was shown nothing is remembered.
+        assert!((64..128).all(|number| memo.recall(address(number), || None).is_none()));
+        memo.wipe();
+        let is_zero = |set: &Set| [set.addresses, set.pseudonyms].as_flattened().iter().all(|bits| *bits == [0; 16]);
+        assert!(memo.sets.iter().all(is_zero));
+        assert!((0..64).all(|number| memo.recall(address(number), || Some([9; 16])) == Some([9; 16])));
     }
 }
