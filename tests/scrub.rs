@@ -644,6 +644,25 @@ fn a_line_without_an_end_is_scrubbed_and_let_go() {
     assert!(!text.contains("203"));
 }
 
+#[test]
+fn a_word_without_an_end_is_cut_between_addresses() {
+    for (address, separator) in [
+        ("203.0.113.77", "%20"),
+        ("203.0.113.77", "%2520"),
+        ("203.0.113.77", "%2f"),
+        ("2001:db8:1:2:3:4:5:6", "%20"),
+        ("2001:db8:1:2:3:4:5:6", "%0A"),
+    ] {
+        let mut writer = ScrubWriter::new(word(), Vec::new());
+        for _ in 0..20_000 {
+            writer.write_all(format!("{address}{separator}").as_bytes()).unwrap();
+        }
+        let text = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+        assert!(!text.contains(address), "{address}{separator}");
+        assert_eq!(text.matches("(ip)").count(), 20_000, "{address}{separator}");
+    }
+}
+
 /// Takes a few bytes at a time, and fails in between.
 struct Unwilling {
     taken: Vec<u8>,
@@ -691,6 +710,10 @@ fn cuts_are_where_no_address_is() {
         ("203.0.113.7,203.0", 12),
         ("xyz203.0", 3),
         ("1.2.3.4-1.2", 7),
+        ("1.2.3.4%201.2.3.4", 10),
+        ("1.2.3.4%25252c1.2", 14),
+        ("1.2.3.4%411.2", 13),
+        ("1.2.3.4%25", 10),
         ("a 1.2.3.4.5 > ", 12),
         ("a 1.2.3.4.5 -> ", 12),
         ("IP 1", 3),

@@ -157,10 +157,26 @@ pub fn cut(text: &[u8]) -> usize {
     let after = |is: fn(&u8) -> bool| text.iter().rposition(is).map(|place| place + 1);
     after(|&byte| byte == b'\n')
         .or_else(|| boundary(text))
+        .or_else(|| encoded_boundary(text))
         // Thousands of characters without a space or a quote: nobody's log, so what is cut is at most a word.
         .or_else(|| after(|byte| !byte.is_ascii_hexdigit() && !b".:%-".contains(byte)))
         .or_else(|| text.iter().rposition(|&byte| byte == b'-').filter(|&place| place > 0))
         .unwrap_or(text.len())
+}
+
+/// After the last character in percent-encoding, however often encoded, that is in no address and no word.
+fn encoded_boundary(text: &[u8]) -> Option<usize> {
+    let is_end = |byte: u8| !byte.is_ascii_alphanumeric() && !b".:%-_".contains(&byte);
+    let ends = |place: usize| {
+        let mut rest = text[place..].strip_prefix(b"%")?;
+        while let Some(more) = rest.strip_prefix(b"25") {
+            rest = more;
+        }
+        let digit = |place: usize| char::from(*rest.get(place)?).to_digit(16);
+        let byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+        is_end(byte).then(|| text.len() - rest.len() + 2)
+    };
+    (0..text.len()).rev().filter(|&place| text[place] == b'%').find_map(ends)
 }
 
 /// After the last character that is in no address, and in nothing that is looked at around one; not after the marks by which
