@@ -19,6 +19,7 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
         ("[client]\ntrusted = 5", 2, "client.trusted", "expected a sequence"),
         ("[client]\nsource = \"hunter2 x\"", 2, "client.source", "expected the name of a header"),
         ("[client]\nsource = \"x-real-ip\"", 2, "client.source", "expected client.trusted"),
+        ("[access_log]\nto = \"stderr\"", 2, "access_log.to", "expected stdout"),
         ("[client]\nhops = 0", 2, "client.hops", "expected"),
         ("[client]\nhops = 2", 2, "client.hops", "expected client.source"),
         ("[privacy]\nscope = \"hunter2\"", 2, "privacy.scope", "expected"),

@@ -154,14 +154,42 @@ fn half_an_answer_is_not_taken_for_one() {
             client.send(said);
         });
         let edge = start(&before(server.address));
-        let mut client = connect(edge.port);
-        client.send(get("/", ""));
-        // That it breaks off may be known before anything was passed on.
-        if let Some(mut answer) = client.head().unwrap() {
+        for _ in 0..20 {
+            let mut client = connect(edge.port);
+            client.send(get("/", ""));
+            // That it breaks off may be known before anything was passed on; what there is of it is, all the same.
+            let mut answer = client.head().unwrap().unwrap();
             assert!(client.body(&mut answer, Otherwise::UntilTheEnd).is_err(), "{said:?}");
+            assert!(client.is_closed());
         }
-        assert!(client.is_closed());
+        until(|| edge.log().contains("did not send all of an answer").then_some(()));
     }
+}
+
+#[test]
+fn the_log_says_what_is_wrong_with_an_answer() {
+    for (said, why) in [
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "nobody asked for"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "transfer coding"),
+    ] {
+        let server = crate::server::answer(said);
+        let edge = start(&before(server.address));
+        assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).status(), 502);
+        let log = until(|| Some(edge.log()).filter(|log| log.contains("did not answer as it should")));
+        assert!(log.contains(why), "{log}");
+    }
+}
+
+#[test]
+fn a_connection_to_a_server_does_not_live_for_ever() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[deadlines]\nupstream_lifetime = \"1s\"\n"));
+    let mut client = connect(edge.port);
+    until(|| {
+        client.send(get("/", ""));
+        assert_eq!(client.answer().text(), "yes");
+        (server.heard().len() > 1).then_some(())
+    });
 }
 
 #[test]

@@ -665,6 +665,76 @@ fn the_log_says_which_host_was_asked_for() {
     assert_eq!((line["host"].as_str(), line["target"].as_str()), (Some("example.com"), Some("/")));
 }
 
+/// A frame: RFC 9113, 4.1.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// The first request of a connection is sent to a server that says that it did not look at it, and says yes to all others.
+#[test]
+fn a_request_that_a_server_did_not_look_at_is_sent_again() {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    let go_away = frame(7, 0, 0, &[0; 8]);
+    let refused = frame(3, 0, 1, &[0, 0, 0, 7]);
+    for (refusal, method, status) in [
+        (&go_away, Method::GET, 200),
+        (&refused, Method::GET, 200),
+        // It may have been read, and there is no second one.
+        (&refused, Method::POST, 502),
+    ] {
+        let said_first = refusal.clone();
+        let server = serve(move |number, mut client| {
+            let stream = &mut client.stream;
+            let mut octets = [0; 24];
+            std::io::Read::read_exact(stream, &mut octets).unwrap();
+            std::io::Write::write_all(stream, &frame(SETTINGS, 0, 0, &[])).unwrap();
+            let mut head = [0; 9];
+            while std::io::Read::read_exact(stream, &mut head).is_ok() {
+                let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+                std::io::Read::read_exact(stream, &mut vec![0; length]).unwrap();
+                let said = match head[3] {
+                    HEADERS if number == 0 => said_first.clone(),
+                    // Its end, and `:status: 200`.
+                    HEADERS => frame(HEADERS, 0b101, head[8], &[0x88]),
+                    SETTINGS if head[4] == 0 => frame(SETTINGS, 1, 0, &[]),
+                    _ => continue,
+                };
+                std::io::Write::write_all(stream, &said).unwrap();
+            }
+        });
+        let edge = start(&before_h2(server.address));
+        let length = if method == Method::POST { "content-length: 1\r\n" } else { "" };
+        let mut client = connect(edge.port);
+        client.send(format!("{method} / HTTP/1.1\r\nhost: example.com\r\n{length}\r\n"));
+        if method == Method::POST {
+            client.send("x");
+        }
+        assert_eq!(client.answer().status(), status, "{method} {refusal:?}");
+        assert_eq!(server.heard().len(), if status == 200 { 2 } else { 1 });
+    }
+}
+
+#[test]
+fn a_connection_that_nobody_uses_ends() {
+    let (ended, mut has_ended) = mpsc::channel(1);
+    let address = run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = socket.accept().await.unwrap();
+            let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(body(&["yes"], &[]))));
+            let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            ended.send(()).await.unwrap();
+        });
+        address
+    });
+    let edge = start(&(before_h2(address) + "[deadlines]\nupstream_keep_alive = \"1s\"\n"));
+    assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).text(), "yes");
+    run(async { has_ended.recv().await.unwrap() });
+}
+
 /// hyper takes such a stream for one that has ended.
 #[test]
 fn a_reset_that_says_no_error_is_no_end_of_an_answer() {

@@ -73,16 +73,19 @@ fn a_server_that_is_not_well_is_not_asked() {
             )),
     );
     let metrics = || ask(admin, get("/metrics", "connection: close\r\n")).text().to_owned();
-    let well = |count: u8| metrics().contains(&format!("ipveil_upstream_servers_well {count}\n")).then_some(());
+    let well = |first: u8| {
+        let line = format!("ipveil_upstream_server_well{{server=\"upstream.app.servers.0\"}} {first}\n");
+        metrics().contains(&line).then_some(())
+    };
     let texts =
         || (0..20).map(|_| ask(edge.port, get("/", "connection: close\r\n")).text().to_owned()).collect::<Vec<_>>();
-    until(|| well(2));
+    until(|| well(1));
     assert!(["yes", "other"].iter().all(|text| texts().iter().any(|said| said == text)), "both are asked");
     is_well.store(false, SeqCst);
-    until(|| well(1));
+    until(|| well(0));
     assert!(texts().iter().all(|text| text == "other"));
     is_well.store(true, SeqCst);
-    until(|| well(2));
+    until(|| well(1));
     assert!(texts().iter().any(|text| text == "yes"));
 }
 
@@ -95,8 +98,55 @@ fn a_server_that_could_not_be_reached_once_is_well_again() {
     assert!(is_ready());
     assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).status(), 502);
     assert!(!is_ready());
+    let metrics = ask(admin, get("/metrics", "connection: close\r\n"));
+    let failures = "ipveil_upstream_failures_total{server=\"upstream.app.servers.0\",how=\"unreachable\"} 1\n";
+    assert!(metrics.text().contains(failures), "{}", metrics.text());
     // Whoever sends traffic only to what is ready sends none.
     until(|| is_ready().then_some(()));
+}
+
+#[test]
+fn one_application_that_is_ill_takes_no_other_from_the_network() {
+    let (server, admin) = (yes(), free_port());
+    let config = before(server.address)
+        + &format!("[upstream.other]\nservers = [\"http://127.0.0.1:{}\"]\n", free_port())
+        + "[[route]]\npath = \"/other\"\nupstream = \"other\"\n[[route]]\npath = \"/\"\nupstream = \"app\"\n"
+        + &format!("[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n");
+    let edge = start(&config);
+    assert_eq!(ask(edge.port, get("/other", "connection: close\r\n")).status(), 502);
+    assert_eq!(ask(admin, get("/readyz", "connection: close\r\n")).status(), 200);
+}
+
+#[test]
+fn who_looks_at_heads_only_sees_whether_it_is_well() {
+    let (server, admin) = (yes(), free_port());
+    let _edge = start(&(before(server.address) + &format!("[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n")));
+    for (method, status) in [("HEAD", 200), ("GET", 200), ("POST", 405), ("OPTIONS", 405)] {
+        let mut client = connect(admin);
+        client.send(format!("{method} /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+        let answer = client.try_answer(method).unwrap().unwrap();
+        assert_eq!((answer.status(), answer.value("allow").is_some()), (status, status == 405), "{method}");
+    }
+}
+
+#[test]
+fn the_access_log_says_what_was_asked_for() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[access_log]\nformat = \"json\"\n"));
+    let requests = [
+        "CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n",
+        "GET http://example.com?a=b HTTP/1.1\r\nhost: example.com\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nuser-agent: caf\u{e9} \u{1f409}\"\r\n",
+    ];
+    for request in requests {
+        ask(edge.port, format!("{request}connection: close\r\n\r\n"));
+    }
+    let lines = edge.lines_when(3);
+    let lines: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["target"], "example.com:443");
+    assert_eq!(lines[1]["target"], "/?a=b");
+    assert_eq!(lines[2]["user_agent"], "caf\u{e9} \u{1f409}\"");
+    assert!(edge.lines().iter().all(|line| line.is_ascii()));
 }
 
 #[test]
@@ -139,7 +189,7 @@ fn a_health_check_begins_as_the_server_expects() {
     let edge = start(
         &(before(server.address)
             + &format!(
-                "proxy_protocol = 1\n[upstream.app.health]\npath = \"/\"\nevery = \"50ms\"\n[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n"
+                "proxy_protocol = 1\n[upstream.app.health]\npath = \"/\"\nevery = \"1s\"\n[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n"
             )),
     );
     until(|| (server.heard().len() >= 2).then_some(()));
@@ -223,6 +273,7 @@ fn requests_are_counted() {
             "ipveil_requests_total{status=\"2xx\"} 3\n",
             "ipveil_requests_total{status=\"4xx\"} 1\n",
             "ipveil_connections_total 5\n",
+            "ipveil_connections_ended_total{how=\"bad_request\"} 1\n",
             "ipveil_open_connections 0\n",
             "ipveil_request_seconds_count 4\n",
             "ipveil_request_seconds_bucket{le=\"+Inf\"} 4\n",

@@ -383,7 +383,7 @@ fn a_server_with_tls_is_well_if_it_says_so() {
         count.fetch_add(1, SeqCst);
         std::future::ready(Ok(Response::new(http_body_util::Empty::new().map_err(|never| match never {}).boxed())))
     });
-    let edge = before_tls_with(address, &authority, "[upstream.app.health]\npath = \"/\"\nevery = \"50ms\"\n");
+    let edge = before_tls_with(address, &authority, "[upstream.app.health]\npath = \"/\"\nevery = \"1s\"\n");
     until(|| (asked.load(SeqCst) >= 2).then_some(()));
     assert!(!edge.log().contains("health changed"), "{}", edge.log());
 }

@@ -55,6 +55,12 @@ impl Config {
         if self.client.hops.is_some() && self.client.source.is_none() {
             return wrong(&["client", "hops"], "there is nothing to count in (expected client.source)");
         }
+        if self.access_log.to.as_os_str() == "stderr" {
+            return wrong(
+                &["access_log", "to"],
+                "standard error is for the program's own log (expected stdout, off, or a file)",
+            );
+        }
         if self.access_log.is_on() && !self.view.contains_key("log") {
             return wrong(
                 &["access_log"],

@@ -126,6 +126,7 @@ impl Default for Deadlines {
             first_byte: seconds(60),
             upstream_idle: seconds(60),
             upstream_keep_alive: seconds(60),
+            upstream_lifetime: seconds(5 * 60),
             upgraded_idle: seconds(3600),
             drain: seconds(30),
         }

@@ -331,6 +331,8 @@ pub(crate) struct Deadlines {
     #[serde(with = "values::duration")]
     pub(crate) upstream_keep_alive: Duration,
     #[serde(with = "values::duration")]
+    pub(crate) upstream_lifetime: Duration,
+    #[serde(with = "values::duration")]
     pub(crate) upgraded_idle: Duration,
     #[serde(with = "values::duration")]
     pub(crate) drain: Duration,

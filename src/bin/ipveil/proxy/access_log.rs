@@ -4,6 +4,7 @@
 //! thread scrubs and writes them, so that no request waits for a disk.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     fmt::Write as _,
     fs::{self, OpenOptions},
@@ -19,7 +20,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use http::{HeaderValue, Version};
+use http::{HeaderValue, Version, uri::PathAndQuery};
 use ipnet::IpNet;
 use ipveil::{Client, Pseudonym, Scrubber, geo::Country};
 
@@ -86,7 +87,10 @@ impl AccessLog {
                 if is_moved.swap(false, Relaxed) {
                     match open(&path) {
                         Ok(new) => out = new,
-                        Err(error) => complain(error),
+                        Err(error) => {
+                            let (file, kind) = (path.display(), error.kind());
+                            tracing::error!(%file, ?kind, "the access log can't be opened again: the old file is used");
+                        }
                     }
                 }
                 match message {
@@ -288,8 +292,14 @@ fn without_user(authority: &str) -> &[u8] {
     authority.rsplit('@').next().unwrap_or(authority).as_bytes()
 }
 
-fn target(line: &Line) -> &str {
-    line.uri.path_and_query().map_or_else(|| line.uri.path(), |target| target.as_str())
+/// As it was sent on: of CONNECT it is the host, and before a query there is a path.
+fn target(line: &Line) -> Cow<'_, str> {
+    match (line.uri.path_and_query().map(PathAndQuery::as_str), line.uri.authority()) {
+        (Some(query), _) if query.starts_with('?') => format!("/{query}").into(),
+        (Some(target), _) => target.into(),
+        (None, Some(host)) => String::from_utf8_lossy(without_user(host.as_str())),
+        (None, None) => line.uri.path().into(),
+    }
 }
 
 fn version(version: Version) -> &'static str {
@@ -330,13 +340,28 @@ fn push_escaped(lines: &mut Vec<u8>, text: &[u8]) {
 }
 
 fn push_json(lines: &mut Vec<u8>, text: &[u8]) {
-    push_with(lines, text, |lines, byte| {
-        let _ = write!(lines, "\\u{byte:04x}");
-    });
+    // A terminal shows what is ASCII without harm.
+    let escape = |lines: &mut Vec<u8>, unit: u16| {
+        let _ = write!(lines, "\\u{unit:04x}");
+    };
+    match std::str::from_utf8(text) {
+        Ok(text) if !text.is_ascii() => {
+            for unit in text.encode_utf16() {
+                match u8::try_from(unit) {
+                    Ok(byte) if !is_special(byte) => lines.push(byte),
+                    _ => escape(lines, unit),
+                }
+            }
+        }
+        _ => push_with(lines, text, |lines, byte| escape(lines, byte.into())),
+    }
+}
+
+fn is_special(byte: u8) -> bool {
+    !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\')
 }
 
 fn push_with(lines: &mut Vec<u8>, text: &[u8], special: impl Fn(&mut Vec<u8>, u8)) {
-    let is_special = |byte| !(0x20..0x7f).contains(&byte) || matches!(byte, b'"' | b'\\');
     // Nearly all texts have nothing special in them.
     if !text.iter().fold(false, |any, &byte| any | is_special(byte)) {
         lines.extend_from_slice(text);

@@ -12,8 +12,12 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,7 +37,7 @@ use super::{
 };
 use crate::{
     bans::MOST_SECONDS,
-    config::{self, Address},
+    config::{self, Address, Key},
 };
 
 /// What is shown.
@@ -60,7 +64,10 @@ pub(crate) fn open(settings: &config::Admin) -> anyhow::Result<Vec<Listening>> {
             tracing::warn!(port = address.port(), "metrics can be read from other machines");
         }
     }
-    settings.listen.iter().map(|address| Listening::open(&address.0, Some(0o600))).collect()
+    let open = |(index, address): (usize, &config::Text<Address>)| {
+        Listening::open(&address.0, Some(0o600)).context(Key::new(["admin", "listen", &index.to_string()]))
+    };
+    settings.listen.iter().enumerate().map(open).collect()
 }
 
 impl Admin {
@@ -123,7 +130,9 @@ where
 
 async fn answer(request: Request<Incoming>, may_command: bool, state: State) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    match (request.method(), path) {
+    // RFC 9110, 9.3.2: whoever asks for a head gets it, and the library leaves out the rest.
+    let method = if *request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    match (method, path) {
         (&Method::GET, "/healthz") => text(StatusCode::OK, "well\n"),
         (&Method::GET, "/readyz") => ready(&state),
         (&Method::GET, "/metrics") => {
@@ -146,6 +155,11 @@ async fn answer(request: Request<Incoming>, may_command: bool, state: State) -> 
                 _ => text(StatusCode::SERVICE_UNAVAILABLE, "the old key is destroyed, and there is no new one yet\n"),
             }
         }
+        (_, "/healthz" | "/readyz" | "/metrics" | "/keys") => {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        }
         _ => {
             text(StatusCode::NOT_FOUND, "expected /metrics, /healthz, /readyz, /bans, /keys, /keys/rotate or /scrub\n")
         }
@@ -159,9 +173,10 @@ fn ready(state: &State) -> Response<Full<Bytes>> {
     if state.site.keys.key_id().is_none() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "there is no key\n");
     }
-    let is_ill = |servers: &[Arc<super::upstream::Endpoint>]| !servers.iter().any(|server| server.is_well());
-    if state.site.upstreams().iter().any(|upstream| is_ill(upstream.servers())) {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "an upstream has no server that is well\n");
+    // One application that is ill takes no other from the network.
+    let mut servers = state.site.upstreams().iter().flat_map(|upstream| upstream.servers());
+    if !servers.any(|server| server.is_well()) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "no server is well\n");
     }
     text(StatusCode::OK, "ready\n")
 }

@@ -16,7 +16,7 @@ use super::{
     hop,
     site::Site,
     this_thread,
-    upstream::Exchange,
+    upstream::{Complaint, Endpoint, Exchange},
     watch::{Due, Watch},
 };
 
@@ -181,18 +181,45 @@ pub(crate) enum ResponseBody {
     H1(Incoming, Box<Exchange>),
     /// Of a connection that drives itself.
     Apart(Theirs, Deadline),
+    /// There will be no more of it.
+    CutOff(BodyError),
+}
+
+impl ResponseBody {
+    /// Has the log say what is wrong with it.
+    pub(crate) fn complain(&self, what: Complaint, error: &dyn std::error::Error) {
+        let deadline = match self {
+            Self::Page(_) | Self::CutOff(_) => return,
+            Self::H1(_, exchange) => exchange.deadline(),
+            Self::Apart(_, deadline) => deadline,
+        };
+        if let Some(server) = &deadline.server {
+            server.complain(what, error);
+        }
+    }
+
+    /// Ends before its end, when what has come so far is on its way: whoever is told at once drops that.
+    fn cut_off<T>(&mut self, error: BodyError, context: &Context<'_>) -> Poll<T> {
+        let what = if error == BodyError::Late { Complaint::Late } else { Complaint::CutOff };
+        self.complain(what, &error);
+        *self = Self::CutOff(error);
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
 }
 
 /// How long the next part of a response may take.
 pub(crate) struct Deadline {
     pub(crate) watch: Arc<Watch>,
     pub(crate) site: Arc<Site>,
+    /// Who sends the response, as soon as that is known.
+    pub(crate) server: Option<Arc<Endpoint>>,
     pub(crate) is_waiting: bool,
 }
 
 impl Deadline {
     pub(crate) fn new(watch: Arc<Watch>, site: Arc<Site>) -> Self {
-        Self { watch, site, is_waiting: false }
+        Self { watch, site, server: None, is_waiting: false }
     }
 
     /// Notes that something came, or that nothing did: then it may be too late.
@@ -228,6 +255,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let (mut polled, deadline) = match &mut *self {
             Self::Page(page) => return Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
+            Self::CutOff(error) => return Poll::Ready(Some(Err(*error))),
             Self::H1(body, exchange) => {
                 // Only the connection brings more, so only its socket has to wake anybody.
                 let mut silent = Context::from_waker(Waker::noop());
@@ -236,11 +264,16 @@ impl Body for ResponseBody {
                     exchange.drive(context);
                     polled = Pin::new(body).poll_frame(&mut silent);
                 }
-                (polled.map_err(|_| BodyError::Broken), exchange.deadline())
+                (polled.map_err(|_| BodyError::Broken), exchange.deadline_mut())
             }
             Self::Apart(body, deadline) => (body.poll_frame(context), deadline),
         };
-        deadline.look(context, &polled)?;
+        if let Err(error) = deadline.look(context, &polled) {
+            return self.cut_off(error, context);
+        }
+        if let Poll::Ready(Some(Err(error))) = polled {
+            return self.cut_off(error, context);
+        }
         if let Poll::Ready(Some(Ok(frame))) = &mut polled
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -252,6 +285,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Page(page) => page.is_none(),
+            Self::CutOff(_) => false,
             Self::H1(body, _) => body.is_end_stream(),
             Self::Apart(body, _) => body.body.is_end_stream(),
         }
@@ -260,6 +294,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |page| page.len() as u64)),
+            Self::CutOff(_) => SizeHint::default(),
             Self::H1(body, _) => body.size_hint(),
             Self::Apart(body, _) => body.body.size_hint(),
         }

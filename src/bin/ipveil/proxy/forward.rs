@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     future::Future,
     net::{Ipv6Addr, SocketAddr},
     pin::Pin,
@@ -24,7 +25,7 @@ use super::{
     hop::{are_several, hop_by_hop, is_number, one_length, ours},
     site::{APP, Site},
     tunnel,
-    upstream::{Answer, Endpoint, Exchange, Failed, Upstream},
+    upstream::{Answer, Complaint, Endpoint, Exchange, Failed, Upstream},
 };
 
 /// The innermost service.
@@ -92,8 +93,8 @@ async fn forward(
         return Box::pin(through(site, connection, upstream, pending, tunnel)).await;
     }
     let mut response = exchange(site, upstream, pending).await?;
-    hop_by_hop(response.headers_mut(), |_| false).map_err(|_| StatusCode::BAD_GATEWAY)?;
-    if !one_length(response.headers_mut()) {
+    if let Err(unusable) = as_answer(&mut response) {
+        response.body().complain(Complaint::Broken, &unusable);
         return Err(StatusCode::BAD_GATEWAY);
     }
     // RFC 9110, 15.3.5 and 15.4.5: they have no body, whatever a server of HTTP/2 sends.
@@ -107,12 +108,33 @@ async fn forward(
     }
     // A client of HTTP/1.0 that wants to keep its connection is told so only in an answer that could be of HTTP/1.1.
     *response.version_mut() = version.max(Version::HTTP_11);
-    // RFC 9110, 15.2.2: it was not asked for, so what follows is no answer to anything.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(StatusCode::BAD_GATEWAY);
-    }
     Ok(response)
 }
+
+/// Makes the head of a response fit for whoever is next.
+fn as_answer(response: &mut Response<ResponseBody>) -> Result<(), Unusable> {
+    // RFC 9110, 15.2.2: it was not asked for, so what follows is no answer to anything.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Unusable("another protocol, which nobody asked for"));
+    }
+    hop_by_hop(response.headers_mut(), |_| false).map_err(|_| Unusable("a transfer coding other than chunked"))?;
+    if !one_length(response.headers_mut()) {
+        return Err(Unusable("a Content-Length that is no number, or several"));
+    }
+    Ok(())
+}
+
+/// What is wrong with the head of a response.
+#[derive(Debug)]
+struct Unusable(&'static str);
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Unusable {}
 
 /// Refuses what is refused in HTTP/1 before it comes here.
 fn as_strict_as_h1(request: &Request<RequestBody>) -> Result<(), StatusCode> {
@@ -215,9 +237,12 @@ async fn exchange(
         let outstanding = server.begin();
         let answer = server.send(request, &mut deadline).await;
         drop(outstanding);
+        if answer.is_ok() {
+            deadline.server = Some(Arc::clone(server));
+        }
         match answer {
-            Ok(Answer::H1(response, link, endpoint)) => {
-                let exchange = Exchange::new(link, deadline, endpoint);
+            Ok(Answer::H1(response, link, is_kept)) => {
+                let exchange = Exchange::new(link, deadline, is_kept);
                 return Ok(response.map(|body| ResponseBody::H1(body, Box::new(exchange))));
             }
             Ok(Answer::H2(response, place)) => {

@@ -34,7 +34,8 @@ async fn check(server: Arc<Endpoint>, health: config::Health, local: Option<Anno
     let mut interval = tokio::time::interval(health.every);
     loop {
         interval.tick().await;
-        let answer = tokio::time::timeout(health.every.min(MOST), ask(&server, &health.path, local.as_ref())).await;
+        let time = health.every.min(MOST);
+        let answer = tokio::time::timeout(time, ask(&server, &health.path, local.as_ref(), time)).await;
         let (is_well, answer) = match answer {
             Ok(Ok(status)) => (status.is_success(), status.to_string()),
             Ok(Err(error)) => (false, format!("{error:#}")),
@@ -46,9 +47,14 @@ async fn check(server: Arc<Endpoint>, health: config::Health, local: Option<Anno
     }
 }
 
-async fn ask(server: &Endpoint, path: &str, local: Option<&Announcement>) -> anyhow::Result<StatusCode> {
+async fn ask(
+    server: &Endpoint,
+    path: &str,
+    local: Option<&Announcement>,
+    time: Duration,
+) -> anyhow::Result<StatusCode> {
     let request = Request::get(path).header(HOST, server.server.authority()).header("user-agent", "ipveil-health");
-    server.ask(request.body(http_body_util::Empty::new())?, local).await
+    server.ask(request.body(http_body_util::Empty::new())?, local, time).await
 }
 
 /// No check takes longer.

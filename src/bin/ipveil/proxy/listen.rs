@@ -31,7 +31,7 @@ impl Listening {
     /// If it is a file, it has that mode from the moment that it is there.
     pub(crate) fn open(address: &Address, mode: Option<u32>) -> anyhow::Result<Self> {
         match address {
-            Address::Tcp(address) => tcp(*address).map(Self::Tcp).with_context(|| address.to_string()),
+            Address::Tcp(address) => tcp(*address).map(Self::Tcp).with_context(|| format!("port {}", address.port())),
             Address::Unix(path) => unix(path, mode).with_context(|| path.display().to_string()),
             Address::Systemd(name) => inherited(name).with_context(|| format!("systemd:{name}")),
         }

@@ -31,6 +31,7 @@ pub(crate) struct Counters {
     ended: [AtomicU64; Ended::ALL.len()],
     accepted: AtomicU64,
     accept_errors: AtomicU64,
+    waits: AtomicU64,
 }
 
 /// How a connection ended.
@@ -38,6 +39,7 @@ pub(crate) struct Counters {
 pub(crate) enum Ended {
     Well,
     Broken,
+    BadRequest,
     NoRequest,
     ProxyHeader,
     Handshake,
@@ -49,9 +51,10 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    const ALL: [(Self, &str); 10] = [
+    const ALL: [(Self, &str); 11] = [
         (Self::Well, "well"),
         (Self::Broken, "broken"),
+        (Self::BadRequest, "bad_request"),
         (Self::NoRequest, "no_request"),
         (Self::ProxyHeader, "proxy_header"),
         (Self::Handshake, "tls_handshake"),
@@ -70,6 +73,10 @@ impl Counters {
 
     pub(crate) fn accept_failed(&self) {
         add(&self.accept_errors, 1);
+    }
+
+    pub(crate) fn waited(&self) {
+        add(&self.waits, 1);
     }
 
     pub(crate) fn ended(&self, how: Ended) {
@@ -156,6 +163,11 @@ impl Collector for Counts {
             "Bytes of bodies that were sent to clients",
             self.sum(|counters| &counters.bytes_sent),
         )?;
+        out.count(
+            "accept_waits",
+            "How often there was no room for one more connection",
+            self.sum(|counters| &counters.waits),
+        )?;
         out.took(self)?;
         let log = self.site.log.as_ref();
         out.count(
@@ -174,13 +186,10 @@ impl Collector for Counts {
         )?;
         let period = self.site.keys.epochs().period().as_secs();
         let end = self.site.keys.epoch().map_or(0, |epoch| (epoch.number() + 1) * period);
-        out.gauge("key_end_seconds", "When the key is destroyed, in seconds since 1970", end)?;
+        out.gauge("key_end_timestamp_seconds", "When the key is destroyed, in seconds since 1970", end)?;
         let bans = self.site.bans.as_ref().map_or(0, |bans| bans.list().len());
         out.gauge("bans", "Pseudonyms that are banned", bans as u64)?;
-        let servers: Vec<_> = self.site.upstreams().iter().flat_map(|upstream| upstream.servers()).collect();
-        let well = servers.iter().filter(|server| server.is_well()).count();
-        out.gauge("upstream_servers", "Servers that requests may go to", servers.len() as u64)?;
-        out.gauge("upstream_servers_well", "Servers that requests go to now", well as u64)
+        out.servers(&self.site)
     }
 }
 
@@ -209,6 +218,26 @@ impl Out<'_, '_> {
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (which, value) in values {
             ConstCounter::new(value).encode(family.encode_family(&[(label, which)])?)?;
+        }
+        Ok(())
+    }
+
+    /// By where they stand in the configuration, as in the log.
+    fn servers(&mut self, site: &Site) -> fmt::Result {
+        let servers = || site.upstreams().iter().flat_map(|upstream| upstream.servers());
+        let help = "Whether requests go to a server";
+        let mut well = self.encoder.encode_descriptor("upstream_server_well", help, None, MetricType::Gauge)?;
+        for server in servers() {
+            let value = ConstGauge::new(u64::from(server.is_well()));
+            value.encode(well.encode_family(&[("server", server.place.as_str())])?)?;
+        }
+        let help = "Requests that a server did not answer as it should, by how";
+        let mut failures = self.encoder.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
+        for server in servers() {
+            for (how, count) in server.failures() {
+                let labels = [("server", server.place.as_str()), ("how", how)];
+                ConstCounter::new(count).encode(failures.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

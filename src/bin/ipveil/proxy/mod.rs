@@ -103,8 +103,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         self::check(config).map_err(place)?;
         return Ok(ExitCode::SUCCESS);
     }
-    harden();
     let _log = log_to_stderr(&config.log).map_err(place)?;
+    harden();
     warn_of_the_kernel();
     Proxy::start(config, path.clone()).map_err(place)?.run()?;
     Ok(ExitCode::SUCCESS)

@@ -57,6 +57,8 @@ pub(crate) struct Site {
     resolver: Resolver,
     routes: Vec<Route>,
     upstreams: Vec<Arc<Upstream>>,
+    /// About requests that can't be read.
+    pub(crate) bad_requests: Rarely,
     is_stale: AtomicBool,
     // Under the configurations before.
     withheld: Vec<(Withheld, u64)>,
@@ -69,12 +71,14 @@ pub(crate) struct Listener {
     pub(crate) proxy_protocol: Option<Receiver>,
     /// About PROXY headers.
     pub(crate) complaints: Rarely,
+    index: usize,
     pub(crate) tls: Option<tls::Acceptor>,
 }
 
 impl Listener {
     pub(crate) fn open(&self) -> anyhow::Result<Listening> {
-        Listening::open(&self.address, self.mode)
+        let key = Key::new(["listener", &self.index.to_string(), "address"]);
+        Listening::open(&self.address, self.mode).context(key)
     }
 }
 
@@ -108,6 +112,7 @@ impl Site {
                 address: listener.address.0.clone(),
                 mode: listener.mode.as_ref().map(|mode| mode.0.0),
                 complaints: Rarely::default(),
+                index,
                 proxy_protocol: (listener.proxy_protocol == ProxyProtocol::Required).then_some(receiver),
                 tls: tls.context(Key::new(["listener", &index.to_string(), "tls"]))?,
             })
@@ -159,6 +164,7 @@ impl Site {
             resolver,
             routes,
             upstreams,
+            bad_requests: Rarely::default(),
             is_stale: AtomicBool::new(false),
             withheld: lasting.before.map_or_else(Vec::new, |(_, site)| site.all_withheld().collect()),
         })

@@ -154,8 +154,12 @@ fn certificate(settings: &config::Certificate) -> anyhow::Result<Certificate> {
     let name = || settings.key.display().to_string();
     let text = zeroize::Zeroizing::new(fs::read(&settings.key).with_context(name)?);
     let Ok(key) = PrivateKeyDer::from_pem_slice(&text) else { bail!("{}: expected a private key in PEM", name()) };
-    let key = CertifiedKey::from_der(chain, key, &provider())
-        .with_context(|| format!("{} and {}", settings.chain.display(), name()))?;
+    let key = match CertifiedKey::from_der(chain, key, &provider()) {
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            bail!("{}: it is not the key of the certificate in {}", name(), settings.chain.display())
+        }
+        key => key.with_context(|| format!("{} and {}", settings.chain.display(), name()))?,
+    };
     let names = rustls::server::ParsedCertificate::try_from(key.end_entity_cert()?)
         .with_context(|| settings.chain.display().to_string())?;
     drop(names);

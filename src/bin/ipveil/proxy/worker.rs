@@ -22,6 +22,7 @@ use super::{
     access_log, connection,
     listen::Listening,
     metrics::{Counters, Ended},
+    rarely::Rarely,
     room::Room,
     site::{self, Site},
     this_thread, watch,
@@ -50,6 +51,7 @@ struct Worker {
 /// What threads have in common.
 struct Shared {
     room: Arc<Room>,
+    full: Rarely,
     reloads: AtomicU64,
     reload_errors: AtomicU64,
     // Where all threads meet when they listen no more.
@@ -61,6 +63,7 @@ impl Workers {
     pub(crate) fn start(count: usize, site: &Arc<Site>) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
         let shared = Arc::new(Shared {
             room: Arc::default(),
+            full: Rarely::default(),
             reloads: AtomicU64::new(0),
             reload_errors: AtomicU64::new(0),
             closed: Barrier::new(count),
@@ -286,6 +289,12 @@ impl Accept {
 
     /// Connections that nobody has room for wait where they cost nothing.
     async fn wait_for_room(&self) {
+        if !self.has_room() {
+            self.counters.waited();
+            if let Some(times) = self.shared.full.tell() {
+                tracing::warn!(times, "there are as many connections as limits.connections allows: others wait");
+            }
+        }
         while !self.has_room() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

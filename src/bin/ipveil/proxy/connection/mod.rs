@@ -25,6 +25,7 @@ use self::{
 };
 use super::{
     metrics::{Counters, Ended},
+    rarely::chain,
     room::Place,
     service::Serve,
     site::{self, Site},
@@ -194,7 +195,10 @@ where
             }
             loop {
                 if let Poll::Ready(result) = Pin::new(&mut *http).poll(context) {
-                    return Poll::Ready(if result.is_ok() { Ended::Well } else { Ended::Broken });
+                    return Poll::Ready(match result {
+                        Ok(()) => Ended::Well,
+                        Err(error) => failed_by(&error, &site),
+                    });
                 }
                 if !connection.watch.is_draining() || is_draining {
                     break;
@@ -292,6 +296,17 @@ where
         http.as_mut().poll(context).map(|result| if result.is_ok() { Ended::Well } else { Ended::Broken })
     })
     .await
+}
+
+/// A request that can't be read has no line in the access log: what it says is not known, and the library has answered it.
+fn failed_by(error: &hyper::Error, site: &Site) -> Ended {
+    if !error.is_parse() {
+        return Ended::Broken;
+    }
+    if let Some(times) = site.bad_requests.tell() {
+        tracing::info!(times, error = %chain(error), "a request can't be read, and was refused");
+    }
+    Ended::BadRequest
 }
 
 /// Why a connection has to end, if it has to.

@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -33,6 +32,8 @@ pub(super) struct Idle {
 
 /// An HTTP/1 connection. It has no task of its own: whoever waits for it drives it.
 pub(crate) struct Http1 {
+    // In seconds since the start.
+    pub(super) begun: u32,
     sender: http1::SendRequest<RequestBody>,
     // None when it has ended. Only then does the sender learn that nobody will take what it has.
     connection: Option<Box<Connection>>,
@@ -52,7 +53,7 @@ impl Http1 {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MOST_BUFFERED);
         let (sender, connection) = builder.handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, connection: Some(Box::new(connection)) })
+        Ok(Self { begun: this_thread::seconds(), sender, connection: Some(Box::new(connection)) })
     }
 
     /// Lets the connection go on; false if it has ended.
@@ -69,7 +70,7 @@ impl Http1 {
         mut self,
         request: &mut Option<Request<RequestBody>>,
         deadline: &Deadline,
-        server: &Arc<Endpoint>,
+        server: &Endpoint,
         // Whether the connection goes back to it: not, if it is for one request only.
         is_kept: bool,
     ) -> Result<Answer, Failed> {
@@ -99,7 +100,7 @@ impl Http1 {
         .await;
         deadline.watch.done(Due::Phase);
         match polled {
-            Some(Ok(response)) => Ok(Answer::H1(response, self, is_kept.then(|| Arc::clone(server)))),
+            Some(Ok(response)) => Ok(Answer::H1(response, self, is_kept)),
             Some(Err(mut error)) => match error.take_message() {
                 Some(back) => {
                     *request = Some(back);
@@ -122,12 +123,12 @@ const MOST_BUFFERED: usize = 256 * 1024;
 pub(crate) struct Exchange {
     link: Option<Http1>,
     deadline: Deadline,
-    endpoint: Option<Arc<Endpoint>>,
+    is_kept: bool,
 }
 
 impl Exchange {
-    pub(crate) fn new(link: Http1, deadline: Deadline, endpoint: Option<Arc<Endpoint>>) -> Self {
-        Self { link: Some(link), deadline, endpoint }
+    pub(crate) fn new(link: Http1, deadline: Deadline, is_kept: bool) -> Self {
+        Self { link: Some(link), deadline, is_kept }
     }
 
     pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
@@ -136,7 +137,11 @@ impl Exchange {
         }
     }
 
-    pub(crate) fn deadline(&mut self) -> &mut Deadline {
+    pub(crate) fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    pub(crate) fn deadline_mut(&mut self) -> &mut Deadline {
         &mut self.deadline
     }
 }
@@ -145,10 +150,11 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let Some(link) = self.link.take().filter(|link| link.connection.is_some()) else { return };
         // It is ready for another request if all of the last one, and of its answer, has passed.
-        if let Some(endpoint) = &self.endpoint
+        if let Some(server) = &self.deadline.server
+            && self.is_kept
             && link.is_ready()
         {
-            endpoint.give_back(link);
+            server.give_back(link, self.deadline.site.deadlines.upstream_lifetime);
         }
     }
 }

@@ -10,8 +10,8 @@ use http::{
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::socket::Socket;
-use crate::proxy::{body::RequestBody, greeting};
+use super::{server::is_over, socket::Socket};
+use crate::proxy::{body::RequestBody, greeting, this_thread};
 
 /// A connection of HTTP/2, for many requests at a time.
 #[derive(Clone)]
@@ -20,6 +20,9 @@ pub(super) struct Http2 {
     // Each of these requests has a copy until all of its answer has come.
     pub(super) places: Arc<()>,
     most: usize,
+    // In seconds since the start, and since when nobody asks.
+    pub(super) begun: u32,
+    idle: Option<u32>,
 }
 
 impl Http2 {
@@ -30,7 +33,26 @@ impl Http2 {
         tokio::spawn(connection);
         let greeting = greeting.await.map_err(io::Error::other)?;
         let most = usize::try_from(greeting.streams).unwrap_or(usize::MAX).clamp(1, MOST_STREAMS);
-        Ok(Self { sender, places: Arc::new(()), most })
+        Ok(Self { sender, places: Arc::new(()), most, begun: this_thread::seconds(), idle: None })
+    }
+
+    /// For one more request.
+    pub(super) fn lend(&mut self) -> Self {
+        self.idle = None;
+        self.clone()
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.places) > 1
+    }
+
+    /// Whether nobody has asked for that long. To be asked every second.
+    pub(super) fn is_idle_for(&mut self, time: Duration) -> bool {
+        if self.is_busy() {
+            self.idle = None;
+            return false;
+        }
+        is_over(*self.idle.get_or_insert_with(this_thread::seconds), time)
     }
 
     /// Whether it can take one more request.

@@ -27,7 +27,10 @@ use super::{
 };
 use crate::config;
 
-pub(crate) use self::{http1::Exchange, server::Endpoint};
+pub(crate) use self::{
+    http1::Exchange,
+    server::{Complaint, Endpoint},
+};
 use self::{http1::Http1, server::Tls};
 
 /// Some servers that do the same.
@@ -41,7 +44,8 @@ pub(crate) struct Upstream {
 
 /// The head of a response, and what its body comes from.
 pub(crate) enum Answer {
-    H1(Response<Incoming>, Http1, Option<Arc<Endpoint>>),
+    /// And whether that goes back to its server.
+    H1(Response<Incoming>, Http1, bool),
     /// And its place among the streams of a connection.
     H2(Response<Incoming>, Arc<()>),
 }

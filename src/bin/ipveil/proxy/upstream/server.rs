@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Waker},
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use http_body::Body as _;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,7 @@ use rustls::pki_types::ServerName;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpStream, UnixStream},
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
@@ -48,12 +50,15 @@ pub(crate) struct Endpoint {
     pub(crate) server: Server,
     /// What the log calls it: where it stands in the configuration.
     pub(crate) place: String,
-    complaints: Rarely,
+    complaints: [Rarely; Complaint::ALL.len()],
+    failures: [AtomicU64; Complaint::ALL.len()],
     tls: Option<Tls>,
     most_idle: usize,
     is_healthy: AtomicBool,
     // In seconds since the start: after a failure somebody else is asked for a while.
     failed_until: AtomicU32,
+    // Which of its name's addresses is tried first: none that could not be reached.
+    first: AtomicUsize,
     // Requests that wait for an answer.
     outstanding: AtomicUsize,
     // Connections of each thread, which no other one touches.
@@ -80,7 +85,9 @@ impl Endpoint {
         Self {
             server,
             place,
-            complaints: Rarely::default(),
+            complaints: Default::default(),
+            failures: Default::default(),
+            first: AtomicUsize::new(0),
             tls,
             most_idle,
             is_healthy: AtomicBool::new(true),
@@ -116,7 +123,7 @@ impl Endpoint {
 
     /// It could not be reached.
     fn failed(&self, error: &io::Error) {
-        self.complain(UNREACHABLE, error);
+        self.complain(Complaint::Unreachable, error);
         // That is our fault, not the server's.
         if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
             self.shun();
@@ -128,10 +135,16 @@ impl Endpoint {
     }
 
     /// Says what is wrong with it, now and then.
-    pub(crate) fn complain(&self, what: &'static str, error: &dyn std::error::Error) {
-        if let Some(times) = self.complaints.tell() {
-            tracing::warn!(server = self.place, times, error = %chain(error), "{what}");
+    pub(crate) fn complain(&self, what: Complaint, error: &dyn std::error::Error) {
+        self.failures[what as usize].fetch_add(1, Relaxed);
+        if let Some(times) = self.complaints[what as usize].tell() {
+            tracing::warn!(server = self.place, times, error = %chain(error), "{}", what.text());
         }
+    }
+
+    /// How often it failed since it is in the configuration, and how.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Complaint::ALL.into_iter().map(|what| (what.name(), self.failures[what as usize].load(Relaxed)))
     }
 
     /// Sends a request, and gives the head of the response. What was not sent is still there afterwards.
@@ -143,7 +156,7 @@ impl Endpoint {
         // It stays where it is: the next one that is asked expects it, too.
         let announcement = request.as_ref().and_then(|request| request.extensions().get::<Announcement>().copied());
         if announcement.is_none() {
-            if let Some(link) = self.shared() {
+            if let Some(link) = self.shared(deadline.site.deadlines.upstream_lifetime) {
                 return Box::pin(self.send_h2(link, request, deadline)).await;
             }
             // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
@@ -155,8 +168,9 @@ impl Endpoint {
             }
         }
         // On its own: it is large, and rarely needed.
-        let connect = Box::pin(self.connect(announcement.as_ref()));
-        let connected = match in_time(deadline, deadline.site.deadlines.connect, connect).await {
+        let time = deadline.site.deadlines.connect;
+        let connect = Box::pin(self.connect(announcement.as_ref(), time));
+        let connected = match in_time(deadline, time, connect).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
                 self.failed(&error);
@@ -187,15 +201,16 @@ impl Endpoint {
         announcement: Option<&Announcement>,
         deadline: &Deadline,
     ) -> Result<Apart, Failed> {
+        let time = deadline.site.deadlines.connect;
         let connect = async {
             if self.server.h2c {
-                return self.connect_for_connect(announcement).await;
+                return self.connect_for_connect(announcement, time).await;
             }
-            let io = match self.socket(true, announcement).await {
+            let io = match self.socket(true, announcement, time).await {
                 Ok((link, _)) => TokioIo::new(link),
-                Err(error) if agrees_to_none(&error) => return self.connect_for_connect(announcement).await,
+                Err(error) if agrees_to_none(&error) => return self.connect_for_connect(announcement, time).await,
                 Err(error) => {
-                    self.complain(UNREACHABLE, &error);
+                    self.complain(Complaint::Unreachable, &error);
                     return Err(Failed::Connect);
                 }
             };
@@ -205,8 +220,7 @@ impl Endpoint {
             });
             Ok(Apart::H1(sender))
         };
-        let connected =
-            in_time(deadline, deadline.site.deadlines.connect, connect).await.unwrap_or(Err(Failed::ConnectLate));
+        let connected = in_time(deadline, time, connect).await.unwrap_or(Err(Failed::ConnectLate));
         if matches!(connected, Err(Failed::Connect | Failed::ConnectLate)) {
             self.shun();
         }
@@ -214,9 +228,9 @@ impl Endpoint {
     }
 
     /// A connection to a server of HTTP/2 that takes CONNECT for other protocols: RFC 8441, 3.
-    async fn connect_for_connect(&self, announcement: Option<&Announcement>) -> Result<Apart, Failed> {
-        let (link, is_h2) = self.socket(false, announcement).await.map_err(|error| {
-            self.complain(UNREACHABLE, &error);
+    async fn connect_for_connect(&self, announcement: Option<&Announcement>, time: Duration) -> Result<Apart, Failed> {
+        let (link, is_h2) = self.socket(false, announcement, time).await.map_err(|error| {
+            self.complain(Complaint::Unreachable, &error);
             Failed::Connect
         })?;
         if !is_h2 {
@@ -241,6 +255,7 @@ impl Endpoint {
     ) -> Result<Answer, Failed> {
         let Some(mut taken) = request.take() else { return Err(Failed::Response) };
         for_h2(&mut taken, self.tls.is_some());
+        let spare = taken.body().is_end_stream().then(|| copy(&taken));
         let sent = link.sender.try_send_request(taken);
         match in_time(deadline, deadline.site.deadlines.first_byte, sent).await {
             Ok(Ok(response)) => Ok(Answer::H2(response, link.places)),
@@ -251,6 +266,11 @@ impl Endpoint {
                 }
                 self.forget(&link);
                 *request = error.take_message();
+                // A connection that came to its end, as they all do: somebody else will answer.
+                if request.is_none() && spare.is_some() && is_unprocessed(error.error()) {
+                    *request = spare;
+                    return Err(Failed::Unsent);
+                }
                 Err(self.failed_by(error.error()))
             }
             // Nobody else asks the body, which is on its way to the connection's own task.
@@ -266,7 +286,7 @@ impl Endpoint {
 
     /// It did not answer in time.
     pub(super) fn is_late(&self) {
-        self.complain(LATE, &io::Error::from(io::ErrorKind::TimedOut));
+        self.complain(Complaint::Late, &io::Error::from(io::ErrorKind::TimedOut));
     }
 
     /// Why a request that was sent has no answer.
@@ -275,7 +295,7 @@ impl Endpoint {
         if let Some(&cause) = cause {
             return Failed::Request(cause);
         }
-        self.complain(BROKEN, error);
+        self.complain(Complaint::Broken, error);
         Failed::Response
     }
 
@@ -288,8 +308,9 @@ impl Endpoint {
         &self,
         mut request: Request<Empty<Bytes>>,
         announcement: Option<&Announcement>,
+        time: Duration,
     ) -> anyhow::Result<StatusCode> {
-        let (link, is_h2) = self.socket(false, announcement).await?;
+        let (link, is_h2) = self.socket(false, announcement, time).await?;
         let io = TokioIo::new(link);
         if is_h2 {
             for_h2(&mut request, self.tls.is_some());
@@ -307,8 +328,8 @@ impl Endpoint {
     }
 
     /// Connects, and agrees on a protocol.
-    async fn connect(&self, announcement: Option<&Announcement>) -> io::Result<Connected> {
-        let (link, is_h2) = self.socket(false, announcement).await?;
+    async fn connect(&self, announcement: Option<&Announcement>, time: Duration) -> io::Result<Connected> {
+        let (link, is_h2) = self.socket(false, announcement, time).await?;
         if is_h2 {
             return Ok(Connected::H2(Http2::begin(link).await?));
         }
@@ -316,7 +337,12 @@ impl Endpoint {
     }
 
     /// A connection, and whether it speaks HTTP/2.
-    async fn socket(&self, only_h1: bool, announcement: Option<&Announcement>) -> io::Result<(Socket, bool)> {
+    async fn socket(
+        &self,
+        only_h1: bool,
+        announcement: Option<&Announcement>,
+        time: Duration,
+    ) -> io::Result<(Socket, bool)> {
         let mut stream = match &self.server.at {
             ServerAt::Unix(path) => {
                 let mut stream = UnixStream::connect(path).await?;
@@ -325,7 +351,7 @@ impl Endpoint {
                 }
                 return Ok((Socket::other(stream), false));
             }
-            ServerAt::Tcp(_, port) => self.connect_tcp(*port).await?,
+            ServerAt::Tcp(_, port) => self.connect_tcp(*port, time).await?,
         };
         stream.set_nodelay(true)?;
         // Before anything else, TLS included.
@@ -341,14 +367,27 @@ impl Endpoint {
         Ok((Socket::other(stream), is_h2))
     }
 
-    async fn connect_tcp(&self, port: u16) -> io::Result<TcpStream> {
+    /// One of the addresses of its name. One that does not answer takes no more than its share of the time, and then another
+    /// one comes first.
+    async fn connect_tcp(&self, port: u16, time: Duration) -> io::Result<TcpStream> {
         let mut last = io::ErrorKind::NotFound.into();
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host((self.server.host(), port)).await?.collect();
-        for address in addresses {
-            match TcpStream::connect(address).await {
+        let count = addresses.len();
+        let first = self.first.load(Relaxed);
+        for index in (first..).take(count) {
+            let connect = TcpStream::connect(addresses[index % count]);
+            let connected = match count {
+                // There is a deadline for all of it.
+                1 => connect.await,
+                _ => timeout(time / u32::try_from(count).unwrap_or(u32::MAX), connect)
+                    .await
+                    .unwrap_or_else(|late| Err(late.into())),
+            };
+            match connected {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
+            self.first.store((index + 1) % count, Relaxed);
         }
         Err(last)
     }
@@ -363,9 +402,9 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn give_back(&self, link: Http1) {
+    pub(super) fn give_back(&self, link: Http1, lifetime: Duration) {
         let mut idle = lock(self.idle_here());
-        if idle.len() < self.most_idle {
+        if idle.len() < self.most_idle && !is_over(link.begun, lifetime) {
             idle.push(Idle { link, since: this_thread::seconds() });
         }
     }
@@ -373,14 +412,13 @@ impl Endpoint {
     /// Closes the connections of this thread that have had no request for that long, or that the server has closed.
     pub(crate) fn tidy(&self, keep_alive: Duration) {
         let mut context = Context::from_waker(Waker::noop());
-        let now = this_thread::seconds();
-        let most = u32::try_from(keep_alive.as_secs()).unwrap_or(u32::MAX);
         let mut idle = lock(self.idle_here());
-        idle.retain_mut(|idle| now.saturating_sub(idle.since) < most && idle.link.drive(&mut context));
+        idle.retain_mut(|idle| !is_over(idle.since, keep_alive) && idle.link.drive(&mut context));
         // One is enough for whoever asks next.
         let mut is_first = true;
-        lock(self.h2_here()).retain(|link| {
-            !link.sender.is_closed() && (std::mem::take(&mut is_first) || Arc::strong_count(&link.places) > 1)
+        lock(self.h2_here()).retain_mut(|link| {
+            let is_idle = link.is_idle_for(keep_alive);
+            !link.sender.is_closed() && !is_idle && (std::mem::take(&mut is_first) || link.is_busy())
         });
     }
 
@@ -389,10 +427,10 @@ impl Endpoint {
     }
 
     /// A connection of HTTP/2 that has room for one more request.
-    fn shared(&self) -> Option<Http2> {
+    fn shared(&self, lifetime: Duration) -> Option<Http2> {
         let mut links = lock(self.h2_here());
-        links.retain(|link| !link.sender.is_closed());
-        links.iter().find(|link| link.has_room()).cloned()
+        links.retain(|link| !link.sender.is_closed() && !is_over(link.begun, lifetime));
+        links.iter_mut().find(|link| link.has_room()).map(|link| link.lend())
     }
 
     fn h2_here(&self) -> &Mutex<Vec<Http2>> {
@@ -413,9 +451,64 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const UNREACHABLE: &str = "a server can't be reached";
-const BROKEN: &str = "a server did not answer as it should";
-const LATE: &str = "a server did not answer in time";
+/// What the log says of a server, each now and then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Complaint {
+    Unreachable,
+    Broken,
+    Late,
+    CutOff,
+}
+
+impl Complaint {
+    const ALL: [Self; 4] = [Self::Unreachable, Self::Broken, Self::Late, Self::CutOff];
+
+    /// As metrics have it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Broken => "broken",
+            Self::Late => "late",
+            Self::CutOff => "cut_off",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Unreachable => "a server can't be reached",
+            Self::Broken => "a server did not answer as it should",
+            Self::Late => "a server did not answer in time",
+            Self::CutOff => "a server did not send all of an answer",
+        }
+    }
+}
+
+/// Whether so much time has passed since then, to a second or two.
+pub(super) fn is_over(since: u32, time: Duration) -> bool {
+    u64::from(this_thread::seconds().saturating_sub(since)) >= time.as_secs()
+}
+
+/// For another server, if this one does not look at it. Without a body, which can be read once.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(request.body().none());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    copy
+}
+
+/// Whether a server says that it did nothing with a request: RFC 9113, 8.7. Of those that stand in a GOAWAY frame as looked at,
+/// an error says something else.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        cause.is_remote()
+            && (cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR)
+                || cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
 
 /// Seconds for which a server that refused a connection is not asked, if there are others.
 const SHUNNED: u32 = 10;
