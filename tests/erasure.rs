@@ -26,7 +26,7 @@ use std::{
 use ipveil::{
     ClientAddr, KeyRing, Policy,
     keys::{
-        EpochKey, Epochs, KeyError, KeyEvent, KeySource, ManualClock, Request, RuntimeFile,
+        EpochKey, Epochs, KeyError, KeyEvent, KeyRequest, KeySource, ManualClock, RuntimeFile,
         fleet::{FleetSecret, RedisSource, StoreAddress},
     },
     policy::{Scope, View},
@@ -207,7 +207,7 @@ struct Given {
 }
 
 impl KeySource for Given {
-    fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
         let Some(masked) = self.masked.take() else { return EpochKey::random() };
         let key = unmask(masked);
         zeroize_stack::<4096>();

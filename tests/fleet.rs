@@ -17,7 +17,7 @@ use std::{
 use ipveil::{
     ClientAddr, KeyRing, Policy, Pseudonym,
     keys::{
-        Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, ManualClock, Notice, Origin, Reason, Request,
+        Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeyRequest, KeySource, ManualClock, Notice, Origin, Reason,
         RingHandle, SystemClock, WhenUnavailable,
         fleet::{Console, FleetError, FleetSecret, RedisSource, SecretHandle, StoreAddress},
     },
@@ -299,7 +299,7 @@ struct Overheard {
 }
 
 impl KeySource for Overheard {
-    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
         self.source.key(request)
     }
 

@@ -16,7 +16,7 @@ use std::{
 use ipveil::{
     ClientAddr, KeyRing, Policy,
     keys::{
-        EpochKey, Epochs, KeyError, KeyEvent, KeySource, ManualClock, MemorySource, Reason, Request,
+        EpochKey, Epochs, KeyError, KeyEvent, KeyRequest, KeySource, ManualClock, MemorySource, Reason,
         journal::{self, Journal, JournalError, Verified},
     },
     policy::{Scope, View},
@@ -111,7 +111,7 @@ fn a_recorder_goes_on_when_the_journal_is_dropped() {
 fn degradation_is_in_it() {
     struct Nothing;
     impl KeySource for Nothing {
-        fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+        fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
             Err(KeyError::Unavailable)
         }
     }
@@ -131,7 +131,7 @@ fn degradation_is_in_it() {
 fn there_is_no_key_in_it_and_no_address() {
     struct Known(u8);
     impl KeySource for Known {
-        fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+        fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
             self.0 += 1;
             EpochKey::take(&mut [self.0; 32])
         }

@@ -17,8 +17,8 @@ use std::{
 use ipveil::{
     Client, ClientAddr, KeyRing, Policy, Pseudonym,
     keys::{
-        Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, ManualClock, MemorySource, Origin, Reason,
-        Request, RingHandle, WhenUnavailable,
+        Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeyRequest, KeySource, ManualClock, MemorySource, Origin,
+        Reason, RingHandle, WhenUnavailable,
     },
     policy::{Scope, View},
     resolve::Withheld,
@@ -348,7 +348,7 @@ fn an_observer_that_does_not_return_keeps_no_key_alive() {
 struct Stuck;
 
 impl KeySource for Stuck {
-    fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
         EpochKey::take(&mut [7; 32])
     }
 }
@@ -393,18 +393,18 @@ fn an_observer_may_use_the_ring() {
 
 /// Answers when it is told to.
 struct Slow {
-    asked: mpsc::Sender<Request>,
+    asked: mpsc::Sender<KeyRequest>,
     answers: mpsc::Receiver<Result<EpochKey, KeyError>>,
 }
 
-fn slow() -> (Slow, mpsc::Receiver<Request>, mpsc::Sender<Result<EpochKey, KeyError>>) {
+fn slow() -> (Slow, mpsc::Receiver<KeyRequest>, mpsc::Sender<Result<EpochKey, KeyError>>) {
     let (asked, requests) = mpsc::channel();
     let (answer, answers) = mpsc::channel();
     (Slow { asked, answers }, requests, answer)
 }
 
 impl KeySource for Slow {
-    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
         let _ = self.asked.send(request);
         self.answers.recv().unwrap_or(Err(KeyError::Unavailable))
     }
@@ -464,9 +464,9 @@ fn rotating_without_a_source_destroys_all_the_same() {
 
 #[test]
 fn a_source_is_never_asked_twice_for_a_key_that_it_gave() {
-    struct Noting(Arc<Mutex<Vec<Request>>>);
+    struct Noting(Arc<Mutex<Vec<KeyRequest>>>);
     impl KeySource for Noting {
-        fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+        fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
             self.0.lock().unwrap().push(request);
             EpochKey::random()
         }
@@ -495,7 +495,7 @@ fn a_source_is_never_asked_twice_for_a_key_that_it_gave() {
 struct Told(Arc<Mutex<(Vec<String>, Option<RingHandle>)>>);
 
 impl KeySource for Told {
-    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
         self.0.lock().unwrap().0.push(format!("asked {}", request.epoch));
         EpochKey::random()
     }
@@ -570,7 +570,7 @@ fn a_source_can_replace_a_key_that_it_has_seen_and_no_other() {
 fn a_source_that_panics_is_a_source_without_a_key() {
     struct Panics(AtomicU64);
     impl KeySource for Panics {
-        fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+        fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
             assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "the source is broken");
             EpochKey::random()
         }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 struct Fixed([u8; 32]);
 
 impl KeySource for Fixed {
-    fn key(&mut self, _: keys::Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, _: keys::KeyRequest) -> Result<EpochKey, KeyError> {
         EpochKey::take(&mut self.0.clone())
     }
 }

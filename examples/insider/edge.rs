@@ -172,7 +172,7 @@ impl Known {
 struct Seeded(u64);
 
 impl KeySource for Seeded {
-    fn key(&mut self, request: keys::Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, request: keys::KeyRequest) -> Result<EpochKey, KeyError> {
         let mut key = [0; 32];
         random::write_key(self.words(request.epoch.number(), request.generation), &mut key);
         EpochKey::take(&mut key)

@@ -1,6 +1,6 @@
 //! Keys that are made in this process and never leave it.
 
-use super::{EpochKey, KeyError, KeySource, Request};
+use super::{EpochKey, KeyError, KeyRequest, KeySource};
 
 /// Fresh random bytes from the operating system for each epoch: a restart is a new key.
 ///
@@ -9,7 +9,7 @@ use super::{EpochKey, KeyError, KeySource, Request};
 pub struct MemorySource;
 
 impl KeySource for MemorySource {
-    fn key(&mut self, _: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
         EpochKey::random()
     }
 

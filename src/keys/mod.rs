@@ -89,6 +89,7 @@ impl Epoch {
     }
 
     /// Counted from 1970-01-01 00:00 UTC in units of [`Epochs::period`].
+    #[must_use]
     pub fn number(self) -> u64 {
         self.0
     }
@@ -262,7 +263,7 @@ pub trait KeySource: Send {
     /// # Errors
     ///
     /// [`KeyError::Unavailable`] when there is none now; the ring asks again.
-    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError>;
+    fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError>;
 
     /// One word, for events and journals.
     fn name(&self) -> &'static str {
@@ -294,7 +295,7 @@ pub trait KeySource: Send {
 
 /// So that a source can be chosen when the program runs.
 impl<S: KeySource + ?Sized> KeySource for Box<S> {
-    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
         (**self).key(request)
     }
 
@@ -322,7 +323,7 @@ impl<S: KeySource + ?Sized> KeySource for Box<S> {
 /// What a ring asks a source for. None is repeated once it was answered with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Request {
+pub struct KeyRequest {
     /// The epoch in which the key will be used. Usually the present or the next one; an earlier one than before
     /// only if the clock was set back.
     pub epoch: Epoch,
@@ -331,7 +332,7 @@ pub struct Request {
     pub generation: u64,
 }
 
-impl Request {
+impl KeyRequest {
     /// For whoever tests a [`KeySource`]: otherwise the ring makes them.
     #[must_use]
     pub const fn new(epoch: Epoch, generation: u64) -> Self {
@@ -411,7 +412,7 @@ mod tests {
             }
         }
         impl KeySource for Noting {
-            fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+            fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
                 self.note(request);
                 EpochKey::random()
             }
@@ -433,7 +434,7 @@ mod tests {
             }
         }
         fn ask(mut source: impl KeySource) {
-            let request = Request::new(Epoch::new(3), 1);
+            let request = KeyRequest::new(Epoch::new(3), 1);
             let key = source.key(request).unwrap().id();
             assert_eq!(source.name(), "noting");
             source.rotated(request.epoch);

@@ -14,8 +14,8 @@ use std::{
 };
 
 use super::{
-    Clock, Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeySource, Notice, Now, Origin, Protection, Reason,
-    Request, SystemClock, until,
+    Clock, Epoch, EpochKey, Epochs, KeyError, KeyEvent, KeyId, KeyRequest, KeySource, Notice, Now, Origin, Protection,
+    Reason, SystemClock, until,
     untold::{Observer, TELLER, Untold},
 };
 use crate::lend::{Lent, reader};
@@ -53,7 +53,7 @@ impl KeyRing {
     /// The panic button: destroys the live key, and the next one if it is there already, and puts another in place.
     ///
     /// The old keys are gone before the source is asked for the new one. The new key is of the same epoch, but of a
-    /// later [generation](Request::generation); it may be a local one, if the source has none: see
+    /// later [generation](KeyRequest::generation); it may be a local one, if the source has none: see
     /// [`WhenUnavailable`].
     ///
     /// # Errors
@@ -179,7 +179,7 @@ impl KeyRingBuilder {
         let (messages, told) = mpsc::channel();
         let untold = Arc::new(Untold::default());
         let now = clock.now();
-        let request = Request { epoch: epochs.at(now.wall), generation: 0 };
+        let request = KeyRequest { epoch: epochs.at(now.wall), generation: 0 };
         let shared = Arc::new(Shared {
             epochs,
             clock,
@@ -328,7 +328,7 @@ struct State {
     // How many keys there have been, from the source or not.
     minted: u64,
     // What the source has been asked for and not yet answered.
-    pending: Option<Request>,
+    pending: Option<KeyRequest>,
     // After a failure: not again before this monotonic time, and how long that wait was.
     retry: Option<(Instant, Duration)>,
     // Since when, by the monotonic clock, there is no key.
@@ -343,7 +343,7 @@ struct State {
 
 /// What the source is told, in the order in which it happened.
 enum Message {
-    Asked(Request),
+    Asked(KeyRequest),
     Destroyed(Epoch, KeyId),
     Rotated(Epoch),
 }
@@ -421,7 +421,7 @@ impl Shared {
     }
 
     /// Takes the source's answer.
-    fn arrive(&self, request: Request, answer: Result<EpochKey, KeyError>) {
+    fn arrive(&self, request: KeyRequest, answer: Result<EpochKey, KeyError>) {
         self.change(|state| {
             let now = self.clock.now();
             self.give_up_on_other_times(state, now);
@@ -448,7 +448,7 @@ impl Shared {
         self.keeper.wake();
     }
 
-    fn failed(&self, state: &mut State, request: Request, error: KeyError, now: Now) {
+    fn failed(&self, state: &mut State, request: KeyRequest, error: KeyError, now: Now) {
         // Not given, so it may be asked for again.
         state.pending = None;
         let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
@@ -555,7 +555,7 @@ impl Shared {
     fn ask(&self, state: &mut State, epoch: Epoch) {
         // A key that was given before is gone: the same question again could bring it back.
         let generation = state.given.get(&epoch).copied().unwrap_or(0);
-        let request = Request { epoch, generation };
+        let request = KeyRequest { epoch, generation };
         state.pending = Some(request);
         // No receiver: the ring is being dropped.
         let _ = self.messages.send(Message::Asked(request));
@@ -854,7 +854,7 @@ fn tend(source: &mut dyn KeySource) -> Option<Duration> {
     guard(|| source.tend()).unwrap_or(Some(LAST_RETRY))
 }
 
-fn ask(source: &mut dyn KeySource, request: Request) -> Result<EpochKey, KeyError> {
+fn ask(source: &mut dyn KeySource, request: KeyRequest) -> Result<EpochKey, KeyError> {
     guard(|| source.key(request)).unwrap_or(Err(KeyError::Unavailable))
 }
 

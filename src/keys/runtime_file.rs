@@ -12,7 +12,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    Epoch, EpochKey, Epochs, KeyError, KeyId, KeySource, Notice, Origin, Request, RingHandle, Secret, seconds,
+    Epoch, EpochKey, Epochs, KeyError, KeyId, KeyRequest, KeySource, Notice, Origin, RingHandle, Secret, seconds,
     secret::{self, on_wiped_stack},
 };
 
@@ -104,7 +104,7 @@ impl RuntimeFile {
         Ok(self.open.as_mut().expect("opened above"))
     }
 
-    fn give(&mut self, request: Request, end: SystemTime, now: SystemTime) -> Result<EpochKey, RuntimeFileError> {
+    fn give(&mut self, request: KeyRequest, end: SystemTime, now: SystemTime) -> Result<EpochKey, RuntimeFileError> {
         let boot = Boot::now();
         let opened = self.opened()?;
         let end = seconds(end);
@@ -168,7 +168,7 @@ impl RuntimeFile {
 }
 
 impl KeySource for RuntimeFile {
-    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
         let (now, epochs) =
             self.ring.as_ref().and_then(|ring| Some((ring.now()?, ring.epochs()?))).ok_or(KeyError::Unavailable)?;
         let given = on_wiped_stack::<STACK, _>(|| self.give(request, epochs.end(request.epoch), now.wall));

@@ -280,7 +280,7 @@ impl Anonymizer {
 
     /// How often a client was withheld, and why: for metrics. Shared by all clones.
     #[must_use]
-    pub fn withheld(&self, why: Withheld) -> u64 {
+    pub fn withheld_count(&self, why: Withheld) -> u64 {
         self.edge.counts.0[why as usize].load(Ordering::Relaxed)
     }
 }

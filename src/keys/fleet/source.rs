@@ -11,7 +11,7 @@ use std::{
 use redis::{Cmd, Value, cmd};
 
 use super::{
-    super::{Epoch, EpochKey, KeyError, KeyId, KeySource, Notice, Reason, Request, RingHandle},
+    super::{Epoch, EpochKey, KeyError, KeyId, KeyRequest, KeySource, Notice, Reason, RingHandle},
     FleetError, Names, expiry, is_name, random_number,
     record::{Claim, Fleet, Generation, Member, Node, Place, Record, Unbelievable, signer},
     sealed::{self, Address, Pair},
@@ -768,7 +768,7 @@ impl RedisSource {
 }
 
 impl KeySource for RedisSource {
-    fn key(&mut self, request: Request) -> Result<EpochKey, KeyError> {
+    fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
         self.begin();
         if self.node.member == 0 {
             self.node.member = random_number().ok_or(KeyError::Random)?;

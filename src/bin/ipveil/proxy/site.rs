@@ -196,7 +196,7 @@ impl Site {
     pub(crate) fn all_withheld(&self) -> impl Iterator<Item = (Withheld, u64)> {
         Withheld::ALL.iter().map(|&why| {
             let before = self.withheld.iter().find(|(other, _)| *other == why).map_or(0, |&(_, count)| count);
-            (why, before + self.anonymize.anonymizer().withheld(why))
+            (why, before + self.anonymize.anonymizer().withheld_count(why))
         })
     }
 
