@@ -439,6 +439,11 @@ fn a_ring_degrades_to_a_key_of_its_own_and_heals_when_the_source_is_back() {
     let first = requests.recv().unwrap();
     assert!(scene.keys.is_degraded());
     let local = scene.key();
+    let status = scene.keys.status().unwrap();
+    assert_eq!((status.id, status.origin, Some(status.epoch)), (local, Origin::Local, scene.keys.epoch()));
+    assert_eq!(scene.keys.protection(), Some(status.protection));
+    let end = (status.epoch.number() + 1) * scene.keys.epochs().period().as_secs();
+    assert_eq!(status.until, std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(end));
     scene.clock.advance(Duration::from_secs(10));
     let again = requests.recv().unwrap();
     assert_eq!(first, again, "asked for the same key: it was never given");

@@ -73,7 +73,7 @@ pub use self::{
     clock::{Clock, ManualClock, Now, SystemClock},
     event::{KeyEvent, Notice, Origin, Reason},
     memory::MemorySource,
-    ring::{KeyRing, KeyRingBuilder, RingHandle, WhenUnavailable},
+    ring::{KeyRing, KeyRingBuilder, KeyStatus, RingHandle, WhenUnavailable},
     secret::Protection,
 };
 

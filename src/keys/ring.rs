@@ -65,6 +65,18 @@ impl KeyRing {
         self.shared.rotate()
     }
 
+    /// All that may be shown of the key in use, at one moment; nothing if none is valid now.
+    #[must_use]
+    pub fn status(&self) -> Option<KeyStatus> {
+        self.shared.lend(|key, _| KeyStatus {
+            id: key.id,
+            epoch: key.epoch,
+            until: key.end,
+            protection: key.key.secret.protection(),
+            origin: key.key.origin,
+        })
+    }
+
     /// The name of the key in use; nothing if none is valid now.
     #[must_use]
     pub fn key_id(&self) -> Option<KeyId> {
@@ -120,6 +132,22 @@ impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyRing").field("epochs", &self.shared.epochs).finish_non_exhaustive()
     }
+}
+
+/// The key in use, as [`KeyRing::status`] shows it. Holds nothing secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyStatus {
+    /// Its name.
+    pub id: KeyId,
+    /// The epoch in which it is used.
+    pub epoch: Epoch,
+    /// When that ends, by the wall clock, and the key is destroyed.
+    pub until: SystemTime,
+    /// How its bytes are protected.
+    pub protection: Protection,
+    /// Where it was made. If it is [`Origin::Local`], pseudonyms differ from those of other nodes.
+    pub origin: Origin,
 }
 
 /// What happens when an epoch begins and the source has no key for it.

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::Context as _;
@@ -118,12 +118,14 @@ fn last_lines(log: &Path) -> String {
 }
 
 fn key(keys: &KeyRing) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let period = keys.epochs().period().as_secs();
-    let end = keys.epoch().map_or(now, |epoch| (epoch.number() + 1) * period);
-    let protection = keys.protection().map(|protection| format!("{protection}"));
-    json!({ "key": keys.key_id().map(|id| id.to_string()), "seconds": end.saturating_sub(now), "protection": protection })
-        .to_string()
+    let key = keys.status();
+    let rest = key.and_then(|key| key.until.duration_since(SystemTime::now()).ok()).unwrap_or_default();
+    json!({
+        "key": key.map(|key| key.id.to_string()),
+        "seconds": rest.as_secs(),
+        "protection": key.map(|key| key.protection.to_string()),
+    })
+    .to_string()
 }
 
 fn page(kind: &'static str, text: String) -> Response<Full<Bytes>> {

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -21,7 +21,7 @@ use http::{
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ipveil::Scrubber;
+use ipveil::{Scrubber, keys::Origin};
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -238,16 +238,20 @@ async fn scrub(request: Request<Incoming>, state: &State) -> Response<Full<Bytes
 }
 
 fn keys(state: &State) -> Response<Full<Bytes>> {
-    let ring = &state.site.keys;
-    let period = ring.epochs().period().as_secs();
+    let key = state.site.keys.status();
     let keys = json!({
-        "key": ring.key_id().map(|id| id.to_string()),
-        "epoch": ring.epoch().map(|epoch| epoch.number()),
-        "ends": ring.epoch().map(|epoch| (epoch.number() + 1) * period),
-        "degraded": ring.is_degraded(),
-        "protection": ring.protection().map(|protection| protection.to_string()),
+        "key": key.map(|key| key.id.to_string()),
+        "epoch": key.map(|key| key.epoch.number()),
+        "ends": key.map(|key| seconds(key.until)),
+        "degraded": key.is_some_and(|key| key.origin == Origin::Local),
+        "protection": key.map(|key| key.protection.to_string()),
     });
     text(StatusCode::OK, &format!("{keys}\n"))
+}
+
+/// Since 1970.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ipveil::resolve::Withheld;
+use ipveil::{keys::Origin, resolve::Withheld};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, text},
@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{site::Site, worker::Workers};
+use super::{admin::seconds, site::Site, worker::Workers};
 
 /// The counts of one thread, which no other one writes to.
 #[derive(Debug, Default)]
@@ -178,14 +178,14 @@ impl Collector for Counts {
         out.count("reloads", "Configurations that were put in place since the start", self.workers.reloads())?;
         out.count("reload_errors", "Configurations that were refused since the start", self.workers.reload_errors())?;
         out.gauge("open_connections", "Connections that are open", self.workers.open() as u64)?;
-        out.gauge("key_valid", "Whether there is a key", self.site.keys.key_id().is_some().into())?;
+        let key = self.site.keys.status();
+        out.gauge("key_valid", "Whether there is a key", key.is_some().into())?;
         out.gauge(
             "key_degraded",
             "Whether the key is this node's own, because the source had none",
-            self.site.keys.is_degraded().into(),
+            key.is_some_and(|key| key.origin == Origin::Local).into(),
         )?;
-        let period = self.site.keys.epochs().period().as_secs();
-        let end = self.site.keys.epoch().map_or(0, |epoch| (epoch.number() + 1) * period);
+        let end = key.map_or(0, |key| seconds(key.until));
         out.gauge("key_end_timestamp_seconds", "When the key is destroyed, in seconds since 1970", end)?;
         let bans = self.site.bans.as_ref().map_or(0, |bans| bans.list().len());
         out.gauge("bans", "Pseudonyms that are banned", bans as u64)?;
