@@ -111,3 +111,26 @@ impl fmt::Debug for ManualClock {
         self.now().fmt(f)
     }
 }
+
+/// Static dispatch for the clock that nearly everybody has.
+pub(super) enum RingClock {
+    System(SystemClock),
+    Other(Arc<dyn Clock>),
+}
+
+impl RingClock {
+    #[inline]
+    pub(super) fn now(&self) -> Now {
+        match self {
+            Self::System(clock) => clock.now(),
+            Self::Other(clock) => clock.now(),
+        }
+    }
+
+    pub(super) fn on_jump(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        match self {
+            Self::System(clock) => clock.on_jump(wake),
+            Self::Other(clock) => clock.on_jump(wake),
+        }
+    }
+}
