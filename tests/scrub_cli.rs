@@ -364,6 +364,76 @@ fn output_goes_to_a_file_or_into_a_directory() {
     assert_eq!(fs::read_to_string(&a).unwrap(), LINE);
 }
 
+#[cfg(unix)]
+#[test]
+fn output_follows_links_and_goes_straight_into_what_is_no_file() {
+    use std::os::unix::fs::{FileTypeExt as _, symlink};
+
+    let folder = Folder::new();
+    let log = folder.write("a.log", LINE.as_bytes());
+    let real = folder.write("real.log", b"old\n");
+    for (link, target) in [("link", "real.log"), ("null", "/dev/null")] {
+        let link = folder.path(link);
+        symlink(target, &link).unwrap();
+        let output = run(&["-o", link.to_str().unwrap(), &log]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+    let shown = fs::read_to_string(real).unwrap();
+    is_clean(&shown);
+    assert!(shown.contains("GET / HTTP/1.1"), "{shown}");
+    // What a link is to lead to is nobody's to guess.
+    symlink("nowhere", folder.path("broken")).unwrap();
+    assert_eq!(run(&["-o", folder.path("broken").to_str().unwrap(), &log]).status.code(), Some(2));
+
+    let fifo = fifo(&folder, "fifo");
+    // Open in both directions, so that nobody waits.
+    let mut reader = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    assert_eq!(run(&["--as", "word=X", "-o", fifo.to_str().unwrap(), &log]).status.code(), Some(0));
+    assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+    let mut start = [0; 4];
+    reader.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"X - ");
+    assert_eq!(folder.names(), ["a.log", "broken", "fifo", "link", "null", "real.log"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn output_keeps_the_mode_of_a_file_and_a_new_one_is_not_for_all() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = Folder::new();
+    let log = folder.write("a.log", LINE.as_bytes());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let out = folder.path("out.log");
+    assert_eq!(run(&["-o", out.to_str().unwrap(), &log]).status.code(), Some(0));
+    assert_eq!(mode(&out), 0o640);
+    for kept in [0o640, 0o604] {
+        fs::set_permissions(&out, fs::Permissions::from_mode(kept)).unwrap();
+        assert_eq!(run(&["-o", out.to_str().unwrap(), &log]).status.code(), Some(0));
+        assert_eq!(mode(&out), kept);
+    }
+    let followed = folder.path("followed.log");
+    assert_eq!(run(&["--follow", "-o", followed.to_str().unwrap()]).status.code(), Some(0));
+    assert_eq!(mode(&followed) & !0o640, 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn output_keeps_the_owner_of_a_file() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+
+    let folder = Folder::new();
+    let log = folder.write("a.log", LINE.as_bytes());
+    let out = folder.write("out.log", b"old\n");
+    // Only root may give files away.
+    if chown(&out, Some(12345), Some(12345)).is_ok() {
+        assert_eq!(run(&["-o", &out, &log]).status.code(), Some(0));
+        let now = fs::metadata(&out).unwrap();
+        assert_eq!((now.uid(), now.gid()), (12345, 12345));
+    }
+}
+
 #[test]
 fn compression_is_recognized_by_content_and_chosen_for_output() {
     let packed = gzip(LINE.as_bytes());
@@ -479,8 +549,7 @@ fn follow_writes_each_line_at_once_and_the_beginning_of_one_soon() {
 #[test]
 fn follow_reads_a_pipe_with_a_name_from_one_writer_after_the_other() {
     let folder = Folder::new();
-    let fifo = folder.path("access.fifo");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let fifo = fifo(&folder, "access.fifo");
     let log = folder.path("access.log");
     let mut child = start(&["--follow", "--as", "word=X", "-o", log.to_str().unwrap(), fifo.to_str().unwrap()]);
     for number in 1..=2 {
@@ -489,6 +558,14 @@ fn follow_reads_a_pipe_with_a_name_from_one_writer_after_the_other() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[cfg(unix)]
+#[track_caller]
+fn fifo(folder: &Folder, name: &str) -> PathBuf {
+    let path = folder.path(name);
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
 }
 
 #[track_caller]

@@ -132,9 +132,24 @@ fn add_pattern(path: &Path, inputs: &mut Inputs) -> Result<()> {
     Ok(())
 }
 
-/// Opened to be written to at its end, as logs are.
+/// Opened to be written to at its end, as logs are; a new one is not for all to read.
 pub(crate) fn append_to(path: &Path) -> Result<File> {
-    OpenOptions::new().append(true).create(true).open(path).with_context(|| path.display().to_string())
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
+    options.open(path).with_context(|| path.display().to_string())
+}
+
+/// What is no file, such as a pipe or `/dev/null`: nothing takes its place, it is written to.
+pub(crate) fn special(path: &Path) -> Result<Option<File>> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            let file = OpenOptions::new().write(true).open(path).with_context(|| path.display().to_string())?;
+            Ok(Some(file))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// A file under another name, until it is whole and takes its place at once. Until then, and if anything fails, what was there
@@ -149,32 +164,45 @@ pub(crate) struct Replacement {
 impl Replacement {
     /// Of a file that is read meanwhile.
     pub(crate) fn of(path: &Path) -> Result<Self> {
-        // The file that a link leads to is replaced, not the link.
-        let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
-        let name = || path.display().to_string();
-        let original = fs::metadata(&path).with_context(name)?;
+        let (path, original) = followed(path)?;
         if !original.is_file() {
             bail!("{}: is not a file", path.display());
         }
         if has_other_names(&original) {
             bail!("{}: has other names (hard links), under which the addresses would stay", path.display());
         }
-        let mut new = Self::at(&path)?;
-        keep_owner(new.file.as_file(), &original)
-            .with_context(|| format!("{}: its owner can't be kept", path.display()))?;
-        new.file.as_file().set_permissions(original.permissions()).with_context(name)?;
+        let mut new = Self::like(&original, path)?;
         new.original = Some(original);
         Ok(new)
     }
 
     /// At a path where there may be nothing yet.
     pub(crate) fn at(path: &Path) -> Result<Self> {
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::beside(path.to_owned()),
+            _ => {
+                let (path, old) = followed(path)?;
+                Self::like(&old, path)
+            }
+        }
+    }
+
+    /// With the mode and owner of what is there.
+    fn like(old: &Metadata, path: PathBuf) -> Result<Self> {
+        let new = Self::beside(path)?;
+        let file = new.file.as_file();
+        keep_owner(file, old).with_context(|| format!("{}: its owner can't be kept", new.name()))?;
+        file.set_permissions(old.permissions()).with_context(|| new.name())?;
+        Ok(new)
+    }
+
+    fn beside(path: PathBuf) -> Result<Self> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
             .prefix(".ipveil-")
             .tempfile_in(directory)
             .with_context(|| format!("{}: can't be written beside", path.display()))?;
-        Ok(Self { path: path.to_owned(), file, original: None })
+        Ok(Self { path, file, original: None })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -205,6 +233,16 @@ impl Replacement {
         }
         Ok(())
     }
+}
+
+/// The file that a link leads to is replaced, not the link.
+fn followed(path: &Path) -> Result<(PathBuf, Metadata)> {
+    let follow = || {
+        let path = fs::canonicalize(path)?;
+        let metadata = fs::metadata(&path)?;
+        Ok::<_, io::Error>((path, metadata))
+    };
+    follow().with_context(|| path.display().to_string())
 }
 
 #[cfg(unix)]

@@ -316,20 +316,34 @@ impl Job<'_> {
                 self.to_file(input, reader, target, format_of_files, read)
             }
             (false, Some(output)) => {
-                let target = files::Replacement::at(&input.target_in(output))?;
-                self.to_file(input, reader, target, format_of_files, read)
+                let path = input.target_in(output);
+                match files::special(&path)? {
+                    Some(file) => self.straight(input, reader, file, format_of_files, read),
+                    None => self.to_file(input, reader, files::Replacement::at(&path)?, format_of_files, read),
+                }
             }
             (false, None) => {
                 let format = match self.arguments.compress {
                     None => codec::Format::Plain,
                     Some(_) => format_of_files,
                 };
-                let mut writer = format.encode(io::stdout())?;
-                let summary = self.scrub(input, reader, &mut writer, read)?;
-                writer.finish().context("standard output")?;
-                Ok(summary)
+                self.straight(input, reader, io::stdout(), format, read)
             }
         }
+    }
+
+    fn straight(
+        &self,
+        input: &Input,
+        reader: impl Read + Send,
+        output: impl Write + Send,
+        format: codec::Format,
+        read: &AtomicU64,
+    ) -> Result<Summary> {
+        let mut writer = format.encode(output)?;
+        let summary = self.scrub(input, reader, &mut writer, read)?;
+        writer.finish().context("the output can't be written")?;
+        Ok(summary)
     }
 
     fn to_file(
