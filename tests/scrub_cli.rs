@@ -434,6 +434,36 @@ fn output_keeps_the_owner_of_a_file() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_read_is_not_written_to_meanwhile() {
+    let folder = Folder::new();
+    let log = folder.write("in/a.log", LINE.as_bytes());
+    fs::hard_link(&log, folder.path("in/other")).unwrap();
+    let (directory, other) = (folder.path("in"), folder.path("in/other"));
+    let (directory, other) = (directory.to_str().unwrap(), other.to_str().unwrap());
+    let append = || fs::OpenOptions::new().append(true).open(&log).unwrap();
+    for (arguments, output) in [
+        (&["-o", &log, &log][..], Stdio::null()),
+        (&["-o", other, &log], Stdio::null()),
+        (&["-o", directory, &log], Stdio::null()),
+        (&["--follow", "-o", other, &log], Stdio::null()),
+        (&[&log], append().into()),
+        (&["--follow", &log], append().into()),
+        (&["-"], append().into()),
+        (&["-o", &log], Stdio::null()),
+    ] {
+        let input = fs::File::open(&log).unwrap();
+        let output = ipveil(arguments).stdin(input).stdout(output).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("is one of the inputs") && said.contains("--in-place"), "{arguments:?}: {said}");
+        assert_eq!(fs::read_to_string(&log).unwrap(), LINE, "{arguments:?}");
+    }
+    // What only looks may write where it likes.
+    assert_eq!(ipveil(&["--check", &log]).stdout(append()).output().unwrap().status.code(), Some(1));
+}
+
 #[test]
 fn compression_is_recognized_by_content_and_chosen_for_output() {
     let packed = gzip(LINE.as_bytes());

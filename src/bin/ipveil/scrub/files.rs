@@ -46,6 +46,14 @@ impl Input {
         }
     }
 
+    /// What tells it from other files, if it is one: its device and number there.
+    pub(crate) fn identity(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Standard => identity_of(io::stdin()),
+            Self::File(path) => identity_at(path),
+        }
+    }
+
     /// In bytes, if that is known beforehand.
     pub(crate) fn size_of_text(&self) -> Option<u64> {
         let Self::File(path) = self else {
@@ -139,6 +147,40 @@ pub(crate) fn append_to(path: &Path) -> Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
     options.open(path).with_context(|| path.display().to_string())
+}
+
+/// The same of standard output.
+pub(crate) fn identity_of_output() -> Option<(u64, u64)> {
+    identity_of(io::stdout())
+}
+
+/// The same of what a path leads to, if there is anything.
+pub(crate) fn identity_at(path: &Path) -> Option<(u64, u64)> {
+    identity(&fs::metadata(path).ok()?)
+}
+
+#[cfg(unix)]
+fn identity_of(stream: impl std::os::fd::AsFd) -> Option<(u64, u64)> {
+    let file = File::from(stream.as_fd().try_clone_to_owned().ok()?);
+    identity(&file.metadata().ok()?)
+}
+
+#[cfg(not(unix))]
+fn identity_of<T>(_: T) -> Option<(u64, u64)> {
+    None
+}
+
+/// Only of regular files: a terminal or a socket is read and written to at once, and that is well.
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    metadata.is_file().then(|| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> Option<(u64, u64)> {
+    None
 }
 
 /// What is no file, such as a pipe or `/dev/null`: nothing takes its place, it is written to.

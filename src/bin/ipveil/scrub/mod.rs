@@ -222,6 +222,8 @@ impl Job<'_> {
         if self.arguments.compress.is_some_and(|compress| compress != Compress::None) {
             bail!("--follow writes each line at once, which compression can't (expected no --compress)");
         }
+        let input = path.map_or(Input::Standard, |path| Input::File(path.to_owned()));
+        self.check_loops(&[input])?;
         match output {
             Some(output) => follow::follow(self.scrubber, path, files::append_to(output)?),
             None => follow::follow(self.scrubber, path, io::stdout().lock()),
@@ -231,6 +233,7 @@ impl Job<'_> {
     /// What would go wrong only after some files are done, if nobody looked before.
     fn check_targets(&self, inputs: &[Input]) -> Result<()> {
         let Arguments { in_place, output, .. } = self.arguments;
+        self.check_loops(inputs)?;
         if *in_place && inputs.iter().any(|input| matches!(input, Input::Standard)) {
             bail!("--in-place changes files (expected paths, not standard input)");
         }
@@ -244,6 +247,29 @@ impl Job<'_> {
         match inputs.iter().find(|input| !targets.insert(input.target_in(output))) {
             Some(input) => {
                 bail!("{}: another input has the same name (expected one of each in an output)", input.name())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A file that is written while it is read would have no end, or lose what --in-place looks after.
+    fn check_loops(&self, inputs: &[Input]) -> Result<()> {
+        let Arguments { in_place, output, check, .. } = self.arguments;
+        if *in_place || *check {
+            return Ok(());
+        }
+        let read: HashSet<_> = inputs.iter().filter_map(Input::identity).collect();
+        let is_read = |target: Option<_>| target.is_some_and(|target| read.contains(&target));
+        let Some(output) = output else {
+            if is_read(files::identity_of_output()) {
+                bail!("standard output is one of the inputs (expected another one, or --in-place)");
+            }
+            return Ok(());
+        };
+        let mut targets = inputs.iter().map(|input| input.target_in(output));
+        match targets.find(|target| is_read(files::identity_at(target))) {
+            Some(target) => {
+                bail!("{}: is one of the inputs (expected another output, or --in-place)", target.display())
             }
             None => Ok(()),
         }
