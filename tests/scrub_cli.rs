@@ -311,6 +311,41 @@ fn what_is_no_text_is_not_taken_for_clean_nor_written_over() {
 }
 
 #[test]
+fn what_is_no_text_further_on_is_not_taken_for_clean_either() {
+    let folder = Folder::new();
+    let wide: Vec<u8> = LINE.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for begins in [4096, 128 * 1024, 300_000] {
+        let mut log = b"nothing here\n".repeat(begins / 13 + 1);
+        log.truncate(begins);
+        for (name, end) in [
+            ("utf16", &wide[..]),
+            ("gzip", &gzip(LINE.as_bytes())),
+            ("record", b"a\0\0\0\x071\n"),
+            ("cut off", b"203.0.113.7\0"),
+        ] {
+            let bytes = [&log, end].concat();
+            let path = folder.write("a.log", &bytes);
+            for how in ["--check", "--in-place"] {
+                let output = run(&[how, &path]);
+                assert_eq!(output.status.code(), Some(2), "{name} from {begins} on, {how}");
+                assert!(text(&output.stderr).contains(&format!("{path}: is no text")), "{}", text(&output.stderr));
+            }
+            let out = folder.path("out.log");
+            assert_eq!(run(&["-o", out.to_str().unwrap(), &path]).status.code(), Some(2));
+            assert_eq!(pipe(&[], &bytes).status.code(), Some(2));
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+            assert_eq!(folder.names(), ["a.log"], "nothing is left behind");
+            assert_ne!(run(&["--check", "--binary", &path]).status.code(), Some(2));
+        }
+    }
+    // A hole may be anywhere: where the system went down, or pieces of a file were given back.
+    let path = folder.write("hole.log", &[LINE.as_bytes(), &[0; 200_000], LINE.as_bytes(), &[0; 4096]].concat());
+    assert_eq!(run(&["--check", &path]).status.code(), Some(1));
+    assert_eq!(run(&["--in-place", &path]).status.code(), Some(0));
+    is_clean(&fs::read_to_string(&path).unwrap());
+}
+
+#[test]
 fn days_that_no_line_names_can_not_be_kept_apart() {
     let folder = Folder::new();
     let log = "at 12:00 from 203.0.113.7\n";

@@ -57,18 +57,69 @@ pub(crate) fn decode(mut reader: impl Read + Send + 'static) -> io::Result<(Form
     Ok((format, reader))
 }
 
-/// The same, if it begins like text. In UTF-16 no address would be found, and in an archive or a record of fixed size the
-/// lengths would no longer fit.
-pub(crate) fn only_text(mut reader: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
-    let mut start = Vec::new();
-    (&mut reader).take(4096).read_to_end(&mut start)?;
-    // A log that was emptied while somebody wrote to it may begin with a hole.
-    if start.iter().skip_while(|&&byte| byte == 0).any(|&byte| byte == 0) {
+/// What tells text from what is none, piece by piece: there are NUL bytes in it. In UTF-16 no address would be found, and in an
+/// archive or a record of fixed size the lengths would no longer fit.
+///
+/// Not those of holes: where a log was emptied while somebody wrote to it, at its beginning, or the system went down.
+pub(crate) struct OnlyText {
+    // How many NULs came last.
+    nuls: usize,
+}
+
+/// As long is no run of NULs in UTF-16 or in a field; some are in an archive, but there are shorter ones, too.
+const HOLE: usize = 512;
+
+impl OnlyText {
+    pub(crate) fn new() -> Self {
+        // A hole at the beginning may have any length.
+        Self { nuls: HOLE }
+    }
+
+    /// Looks at the next piece.
+    pub(crate) fn look(&mut self, mut piece: &[u8]) -> io::Result<()> {
+        loop {
+            let text = piece.iter().position(|&byte| byte != 0).unwrap_or(piece.len());
+            self.nuls = self.nuls.saturating_add(text);
+            piece = &piece[text..];
+            if piece.is_empty() {
+                return Ok(());
+            }
+            self.end()?;
+            self.nuls = 0;
+            piece = &piece[memchr::memchr(0, piece).unwrap_or(piece.len())..];
+        }
+    }
+
+    /// There is no more.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        if self.nuls == 0 || self.nuls >= HOLE {
+            return Ok(());
+        }
         let text = "is no text: there are NUL bytes in it (expected text, gzip or zstd; convert UTF-16, unpack archives, or say \
                     --binary to have the bytes scrubbed as they are)";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
     }
-    Ok(Box::new(io::Cursor::new(start).chain(reader)))
+}
+
+/// The same, as long as it is text.
+pub(crate) fn only_text(reader: impl Read) -> impl Read {
+    struct Reader<R> {
+        inner: R,
+        text: OnlyText,
+    }
+
+    impl<R: Read> Read for Reader<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = self.inner.read(buffer)?;
+            match length {
+                0 if !buffer.is_empty() => self.text.end()?,
+                _ => self.text.look(&buffer[..length])?,
+            }
+            Ok(length)
+        }
+    }
+
+    Reader { inner: reader, text: OnlyText::new() }
 }
 
 /// Writes a text in some format.

@@ -325,7 +325,7 @@ impl Job<'_> {
         let Arguments { in_place, output, check, .. } = self.arguments;
         let (format, mut reader) = codec::decode(input.open()?).with_context(|| input.name())?;
         if !self.arguments.binary {
-            reader = codec::only_text(reader).with_context(|| input.name())?;
+            reader = Box::new(codec::only_text(reader));
         }
         let format_of_files = match self.arguments.compress.unwrap_or(Compress::Same) {
             Compress::Same => format,
