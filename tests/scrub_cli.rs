@@ -626,6 +626,40 @@ fn follow_reads_a_pipe_with_a_name_from_one_writer_after_the_other() {
 }
 
 #[cfg(unix)]
+#[test]
+fn a_pattern_means_files() {
+    let folder = Folder::new();
+    folder.write("a.log", LINE.as_bytes());
+    std::os::unix::fs::symlink("a.log", folder.path("b.log")).unwrap();
+    let fifo = fifo(&folder, "c.log");
+    let pattern = folder.path("*.log");
+    let mut child = start(&["--as", "word=X", pattern.to_str().unwrap()]);
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    assert_eq!(wait(child), Some(0));
+    let (mut shown, mut said) = (String::new(), String::new());
+    stdout.read_to_string(&mut shown).unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(shown.matches("X - ").count(), 2, "{shown}");
+    assert!(said.contains(&format!("warning: {}: is no file, and was skipped", fifo.display())), "{said}");
+    assert_eq!(run(&["--check", pattern.to_str().unwrap()]).status.code(), Some(2));
+}
+
+/// How it ended; what does not end by itself fails.
+#[cfg(unix)]
+#[track_caller]
+fn wait(mut child: Child) -> Option<i32> {
+    // A minute at most; usually less than it takes to give up on somebody.
+    for _ in 0..6_000 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    panic!("it does not end");
+}
+
+#[cfg(unix)]
 #[track_caller]
 fn fifo(folder: &Folder, name: &str) -> PathBuf {
     let path = folder.path(name);

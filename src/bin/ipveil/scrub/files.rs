@@ -129,9 +129,11 @@ fn add_pattern(path: &Path, inputs: &mut Inputs) -> Result<()> {
     let before = (inputs.read.len(), inputs.skipped.len());
     for found in glob::glob(pattern).with_context(|| format!("{pattern}: not a pattern"))? {
         let found = found.with_context(|| pattern.to_owned())?;
-        match found.is_dir() {
-            true => add_directory(&found, inputs)?,
-            false => inputs.read.push(Input::File(found)),
+        match fs::metadata(&found) {
+            Ok(metadata) if metadata.is_dir() => add_directory(&found, inputs)?,
+            // Nobody means a pipe by that, and to open one takes until somebody else does.
+            Ok(metadata) if !metadata.is_file() => inputs.skipped.push(found),
+            _ => inputs.read.push(Input::File(found)),
         }
     }
     if (inputs.read.len(), inputs.skipped.len()) == before {
