@@ -625,6 +625,47 @@ fn follow_reads_a_pipe_with_a_name_from_one_writer_after_the_other() {
     child.wait().unwrap();
 }
 
+#[test]
+fn follow_refuses_what_is_no_text() {
+    let wide: Vec<u8> = LINE.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (name, bytes, expected) in [
+        ("gzip", gzip(LINE.as_bytes()), "is compressed"),
+        ("zstd", zstd::encode_all(LINE.as_bytes(), 1).unwrap(), "is compressed"),
+        ("xz", b"\xfd7zXZ\0\0\x04".to_vec(), "is compressed"),
+        ("utf16", wide.clone(), "is no text"),
+    ] {
+        let output = pipe(&["--follow"], &bytes);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        let said = text(&output.stderr);
+        assert!(said.contains(&format!("error: standard input: {expected}")), "{name}: {said}");
+        assert!(output.stdout.is_empty(), "{name}");
+    }
+    // Also where it comes later.
+    let output = pipe(&["--follow"], &["nothing here\n".repeat(20_000).as_bytes(), &wide].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!output.stdout.contains(&0));
+
+    let output = pipe(&["--follow", "--as", "word=X", "--binary"], b"a\x00203.0.113.7\n");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"a\0X\n"[..]));
+    let hole = [&[0; 200_000][..], b"from 203.0.113.7\n"].concat();
+    let output = pipe(&["--follow", "--as", "word=X"], &hole);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(output.stdout.ends_with(b"\0from X\n"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn follow_says_that_it_can_not_write_and_where() {
+    let output = pipe(&["--follow", "-o", "/dev/full"], LINE.as_bytes());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).starts_with("error: /dev/full: "), "{}", text(&output.stderr));
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = ipveil(&["--follow"]).stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(LINE.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(text(&output.stderr).starts_with("error: standard output: "), "{}", text(&output.stderr));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_pattern_means_files() {

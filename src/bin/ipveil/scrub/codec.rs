@@ -10,8 +10,12 @@ pub(crate) enum Format {
     Zstd,
 }
 
+/// So many bytes tell in which format a text is.
+pub(crate) const START: usize = 4;
+
 impl Format {
-    fn of(start: &[u8]) -> io::Result<Self> {
+    /// That of what begins so.
+    pub(crate) fn of(start: &[u8]) -> io::Result<Self> {
         match start {
             // RFC 1952, 2.3.1, with the only method that there is.
             [0x1f, 0x8b, 8, ..] => Ok(Self::Gzip),
@@ -46,7 +50,7 @@ impl Format {
 /// Reads whatever it is as text. An archive that ends too early is an error, not an end.
 pub(crate) fn decode(mut reader: impl Read + Send + 'static) -> io::Result<(Format, Box<dyn Read + Send>)> {
     let mut start = Vec::new();
-    (&mut reader).take(4).read_to_end(&mut start)?;
+    (&mut reader).take(START as u64).read_to_end(&mut start)?;
     let format = Format::of(&start)?;
     let reader = io::Cursor::new(start).chain(reader);
     let reader: Box<dyn Read + Send> = match format {

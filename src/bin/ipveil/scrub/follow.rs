@@ -4,87 +4,128 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ipveil::{Scrubber, scrub::ScrubWriter};
+
+use super::{
+    codec::{self, Format, OnlyText},
+    files::Input,
+};
 
 /// How long the beginning of a line waits for its end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Reads standard input, or a pipe that has a name, until it ends. A named one ends never: when all who write to it have
-/// closed it, the next one is waited for.
-pub(crate) fn follow(scrubber: &Scrubber, path: Option<&Path>, output: impl Write) -> Result<()> {
-    let name = path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
-    let (sender, pieces) = sync_channel(16);
-    let path = path.map(Path::to_owned);
-    // Not joined: it may wait for input when nobody takes the output any more.
-    thread::spawn(move || {
-        let read = |mut input: Box<dyn Read>| {
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                match input.read(&mut buffer) {
-                    Ok(0) => return true,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    result => {
-                        let is_error = result.is_err();
-                        let piece = result.map(|length| buffer[..length].to_vec());
-                        if sender.send(piece).is_err() || is_error {
-                            return false;
-                        }
-                    }
-                }
-            }
-        };
-        let Some(path) = path else {
-            read(Box::new(io::stdin()));
-            return;
-        };
-        loop {
-            match File::open(&path) {
-                Ok(file) => {
-                    if !(read(Box::new(file)) && is_fifo(&path)) {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // Whoever would be told has gone.
-                    let _ = sender.send(Err(error));
-                    return;
-                }
-            }
-        }
-    });
-    write(scrubber, &pieces, output).with_context(|| name)
+/// What was read. An empty piece is the end.
+pub(crate) type Piece = io::Result<Vec<u8>>;
+
+pub(crate) fn channel() -> (SyncSender<Piece>, Receiver<Piece>) {
+    sync_channel(16)
 }
 
-fn write(scrubber: &Scrubber, pieces: &Receiver<io::Result<Vec<u8>>>, output: impl Write) -> io::Result<()> {
-    let mut writer = ScrubWriter::new(scrubber.clone(), output);
-    let mut is_waiting = false;
-    loop {
-        let piece = match is_waiting {
-            true => pieces.recv_timeout(PATIENCE),
-            false => pieces.recv().map_err(|_| RecvTimeoutError::Disconnected),
+/// Reads standard input, or a pipe that has a name, until it ends. A named one ends never: when all who write to it have
+/// closed it, the next one is waited for.
+pub(crate) fn read(input: Input, pieces: SyncSender<Piece>) {
+    // Not joined: it may wait for input when nobody takes the output any more.
+    thread::spawn(move || {
+        let end = match &input {
+            Input::Standard => read_to_end(io::stdin(), &pieces),
+            Input::File(path) => read_file(path, &pieces),
         };
-        match piece {
-            Ok(piece) => {
-                let piece = piece?;
-                is_waiting = piece.last() != Some(&b'\n');
-                writer.write_all(&piece)?;
-                if !is_waiting {
-                    writer.flush()?;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                // All but what may be the beginning of an address.
-                writer.flush()?;
-                is_waiting = false;
-            }
-            Err(RecvTimeoutError::Disconnected) => return writer.into_inner()?.flush(),
+        // Whoever would be told may have gone.
+        let _ = pieces.send(end.map(|()| Vec::new()));
+    });
+}
+
+fn read_file(path: &Path, pieces: &SyncSender<Piece>) -> io::Result<()> {
+    loop {
+        read_to_end(File::open(path)?, pieces)?;
+        if !is_fifo(path) {
+            return Ok(());
         }
+    }
+}
+
+fn read_to_end(mut input: impl Read, pieces: &SyncSender<Piece>) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => {
+                let piece = buffer[..result?].to_vec();
+                pieces.send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            }
+        }
+    }
+}
+
+/// How it goes from input to output.
+pub(crate) struct Follow<'f> {
+    pub(crate) scrubber: &'f Scrubber,
+    /// Also what is no text.
+    pub(crate) is_binary: bool,
+    pub(crate) input_name: String,
+    pub(crate) output_name: String,
+}
+
+impl Follow<'_> {
+    /// To the end.
+    pub(crate) fn write(&self, pieces: &Receiver<Piece>, output: impl Write) -> Result<()> {
+        let read = |error: io::Error| anyhow::Error::new(error).context(self.input_name.clone());
+        let written = |error: io::Error| anyhow::Error::new(error).context(self.output_name.clone());
+        let mut seen = Seen::new(self.is_binary);
+        let mut writer = ScrubWriter::new(self.scrubber.clone(), output);
+        let mut is_waiting = false;
+        loop {
+            let patience = if is_waiting { PATIENCE } else { Duration::MAX };
+            match pieces.recv_timeout(patience) {
+                Ok(Ok(piece)) if piece.is_empty() => break,
+                Ok(piece) => {
+                    let piece = piece.map_err(read)?;
+                    seen.look(&piece).map_err(read)?;
+                    is_waiting = piece.last() != Some(&b'\n');
+                    writer.write_all(&piece).map_err(written)?;
+                    if !is_waiting {
+                        writer.flush().map_err(written)?;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // All but what may be the beginning of an address.
+                    writer.flush().map_err(written)?;
+                    is_waiting = false;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        writer.into_inner().and_then(|mut output| output.flush()).map_err(written)
+    }
+}
+
+/// What has come so far, as far as that says whether it is text.
+struct Seen {
+    start: Vec<u8>,
+    only_text: Option<OnlyText>,
+}
+
+impl Seen {
+    fn new(is_binary: bool) -> Self {
+        Self { start: Vec::new(), only_text: (!is_binary).then(OnlyText::new) }
+    }
+
+    fn look(&mut self, piece: &[u8]) -> io::Result<()> {
+        if self.start.len() < codec::START {
+            self.start.extend(piece.iter().take(codec::START - self.start.len()));
+            if Format::of(&self.start)? != Format::Plain {
+                let text = "is compressed, which --follow can't read (expected text)";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+        }
+        self.only_text.as_mut().map_or(Ok(()), |text| text.look(piece))
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
     io::{self, IsTerminal as _, Read, Write},
     path::PathBuf,
     process::ExitCode,
+    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -105,7 +106,7 @@ pub(crate) struct Arguments {
     follow: bool,
 
     /// Scrubs also what is no text. Only addresses in text are found, and what counts bytes no longer fits.
-    #[arg(long, conflicts_with = "follow")]
+    #[arg(long)]
     binary: bool,
 
     /// How many threads scrub; one for each core by default.
@@ -212,22 +213,26 @@ struct Job<'j> {
 
 impl Job<'_> {
     fn follow(&self) -> Result<()> {
-        let Arguments { paths, output, .. } = self.arguments;
-        let path = match paths.as_slice() {
-            [] => None,
-            [path] if path.as_os_str() == "-" => None,
-            [path] => Some(path.as_path()),
+        let Arguments { paths, output, binary, .. } = self.arguments;
+        let input = match paths.as_slice() {
+            [] => Input::Standard,
+            [path] if path.as_os_str() == "-" => Input::Standard,
+            [path] => Input::File(path.clone()),
             _ => bail!("--follow reads one pipe (expected standard input or one path)"),
         };
         if self.arguments.compress.is_some_and(|compress| compress != Compress::None) {
             bail!("--follow writes each line at once, which compression can't (expected no --compress)");
         }
-        let input = path.map_or(Input::Standard, |path| Input::File(path.to_owned()));
-        self.check_loops(&[input])?;
-        match output {
-            Some(output) => follow::follow(self.scrubber, path, files::append_to(output)?),
-            None => follow::follow(self.scrubber, path, io::stdout().lock()),
-        }
+        self.check_loops(slice::from_ref(&input))?;
+        let (sender, pieces) = follow::channel();
+        let (output, output_name): (Box<dyn Write>, _) = match output {
+            Some(path) => (Box::new(files::append_to(path)?), path.display().to_string()),
+            None => (Box::new(io::stdout().lock()), "standard output".to_owned()),
+        };
+        let follow =
+            follow::Follow { scrubber: self.scrubber, is_binary: *binary, input_name: input.name(), output_name };
+        follow::read(input, sender);
+        follow.write(&pieces, output)
     }
 
     /// What would go wrong only after some files are done, if nobody looked before.
