@@ -625,6 +625,32 @@ fn follow_reads_a_pipe_with_a_name_from_one_writer_after_the_other() {
     child.wait().unwrap();
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn follow_keeps_a_pipe_open_between_one_writer_and_the_next() {
+    use std::os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _};
+
+    let folder = Folder::new();
+    let fifo = fifo(&folder, "access.fifo");
+    let log = folder.path("access.log");
+    let mut child = start(&["--follow", "--as", "word=X", "-o", log.to_str().unwrap(), fifo.to_str().unwrap()]);
+    fs::write(&fifo, "from 203.0.113.7\n").unwrap();
+    wait_until(&log, "from X\n");
+    // Without a name it can't be opened again. What is known by such a handle is neither read nor written to.
+    let handle = fs::File::options().read(true).custom_flags(libc::O_PATH).open(&fifo).unwrap();
+    fs::remove_file(&fifo).unwrap();
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    for number in 2..=50 {
+        // Fails if nobody has it open to read.
+        let mut writer = fs::File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        writer.write_all(b"from 203.0.113.7\n").unwrap();
+        drop(writer);
+        wait_until(&log, &"from X\n".repeat(number));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn follow_refuses_what_is_no_text() {
     let wide: Vec<u8> = LINE.encode_utf16().flat_map(u16::to_le_bytes).collect();

@@ -1,7 +1,7 @@
 //! Logs as they are written: each line goes on at once.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
@@ -42,12 +42,14 @@ pub(crate) fn read(input: Input, pieces: SyncSender<Piece>) {
 }
 
 fn read_file(path: &Path, pieces: &SyncSender<Piece>) -> io::Result<()> {
-    loop {
-        read_to_end(File::open(path)?, pieces)?;
-        if !is_fifo(path) {
-            return Ok(());
-        }
+    let mut file = open(path)?;
+    read_to_end(&file, pieces)?;
+    while is_fifo(path) {
+        // The old one is closed after that: what is written meanwhile would be lost.
+        file = open(path)?;
+        read_to_end(&file, pieces)?;
     }
+    Ok(())
 }
 
 fn read_to_end(mut input: impl Read, pieces: &SyncSender<Piece>) -> io::Result<()> {
@@ -62,6 +64,18 @@ fn read_to_end(mut input: impl Read, pieces: &SyncSender<Piece>) -> io::Result<(
             }
         }
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    if is_fifo(path) {
+        // Also to write to it: so there is always somebody who could, and no end between one who does and the next.
+        match OpenOptions::new().read(true).write(true).open(path) {
+            // Who may only read it opens it again after each end.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => return result,
+        }
+    }
+    File::open(path)
 }
 
 /// How it goes from input to output.
