@@ -692,6 +692,67 @@ fn follow_says_that_it_can_not_write_and_where() {
     assert!(text(&output.stderr).starts_with("error: standard output: "), "{}", text(&output.stderr));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn follow_writes_what_is_in_the_pipe_before_a_signal_ends_it() {
+    for signal in ["-TERM", "-INT", "-HUP"] {
+        let mut child = start(&["--follow", "--as", "word=X"]);
+        let mut stdin = child.stdin.take().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdin.write_all(b"from 203.0.113.7\n").unwrap();
+        let mut shown = String::new();
+        stdout.read_line(&mut shown).unwrap();
+        // While it does nothing, so that all of it is in the pipe when the signal comes.
+        kill("-STOP", &child);
+        let stat = format!("/proc/{}/stat", child.id());
+        while !fs::read_to_string(&stat).unwrap().contains(") T ") {
+            thread::yield_now();
+        }
+        stdin.write_all("from 203.0.113.7\n".repeat(2_000).as_bytes()).unwrap();
+        kill(signal, &child);
+        kill("-CONT", &child);
+        stdout.read_to_string(&mut shown).unwrap();
+        assert!(shown == "from X\n".repeat(2_001), "{signal}: {} lines", shown.lines().count());
+        assert_eq!(wait(child), Some(130), "{signal}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_also_what_waits() {
+    // For whoever reads.
+    let mut child = start(&["--follow"]);
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = thread::spawn(move || drop(stdin.write_all(LINE.repeat(100_000).as_bytes())));
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut String::new()).unwrap();
+    kill("-TERM", &child);
+    assert_eq!(wait(child), Some(130));
+    writer.join().unwrap();
+
+    // For somebody to open a pipe.
+    let folder = Folder::new();
+    let log = folder.write("a.log", LINE.as_bytes());
+    let fifo = fifo(&folder, "fifo");
+    let mut child = start(&[&log, fifo.to_str().unwrap()]);
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut String::new()).unwrap();
+    kill("-TERM", &child);
+    assert_eq!(wait(child), Some(130));
+
+    // For whoever writes, with a file that is half done.
+    let out = folder.path("out.log");
+    let child = start(&["-o", out.to_str().unwrap(), fifo.to_str().unwrap()]);
+    let mut writer = fs::File::options().write(true).open(&fifo).unwrap();
+    writer.write_all(LINE.as_bytes()).unwrap();
+    while folder.names().len() < 3 {
+        thread::yield_now();
+    }
+    kill("-TERM", &child);
+    assert_eq!(wait(child), Some(130));
+    assert_eq!(folder.names(), ["a.log", "fifo"], "nothing is left behind");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_pattern_means_files() {
@@ -709,6 +770,12 @@ fn a_pattern_means_files() {
     assert_eq!(shown.matches("X - ").count(), 2, "{shown}");
     assert!(said.contains(&format!("warning: {}: is no file, and was skipped", fifo.display())), "{said}");
     assert_eq!(run(&["--check", pattern.to_str().unwrap()]).status.code(), Some(2));
+}
+
+#[cfg(unix)]
+#[track_caller]
+fn kill(signal: &str, child: &Child) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
 }
 
 /// How it ended; what does not end by itself fails.
@@ -757,7 +824,7 @@ fn an_interrupted_run_leaves_every_file_old_or_new() {
     while fs::read(&names[0]).unwrap() == old.as_bytes() {
         thread::yield_now();
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    kill("-INT", &child);
     let output = child.wait_with_output().unwrap();
     let count = names
         .iter()

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -242,10 +243,12 @@ impl Replacement {
 
     fn beside(path: PathBuf) -> Result<Self> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut unfinished = unfinished();
         let file = tempfile::Builder::new()
             .prefix(".ipveil-")
             .tempfile_in(directory)
             .with_context(|| format!("{}: can't be written beside", path.display()))?;
+        *unfinished = Some(file.path().to_owned());
         Ok(Self { path, file, original: None })
     }
 
@@ -277,6 +280,14 @@ impl Replacement {
         }
         Ok(())
     }
+}
+
+/// The last file under another name. If it is there still, whoever ends the program at once has to remove it; none is made for
+/// as long as this is held.
+pub(crate) fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
+    static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The file that a link leads to is replaced, not the link.

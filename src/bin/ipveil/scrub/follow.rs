@@ -4,9 +4,12 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -20,7 +23,16 @@ use super::{
 /// How long the beginning of a line waits for its end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What was read. An empty piece is the end.
+/// Nothing has come for so long: what was in the pipe has been read.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// For how long at most there is still read when it is to end. Apache kills after three seconds.
+const REST: Duration = Duration::from_secs(2);
+
+/// When it ends though nobody takes what is written.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What was read. An empty piece is the end, or if it is to end before that, only a sign to look.
 pub(crate) type Piece = io::Result<Vec<u8>>;
 
 pub(crate) fn channel() -> (SyncSender<Piece>, Receiver<Piece>) {
@@ -83,22 +95,37 @@ pub(crate) struct Follow<'f> {
     pub(crate) scrubber: &'f Scrubber,
     /// Also what is no text.
     pub(crate) is_binary: bool,
+    /// Set when somebody wants it to end.
+    pub(crate) stop: &'f AtomicBool,
     pub(crate) input_name: String,
     pub(crate) output_name: String,
 }
 
 impl Follow<'_> {
-    /// To the end.
+    /// To the end; or until somebody wants it to end, and then what has been read or is in the pipe by now.
     pub(crate) fn write(&self, pieces: &Receiver<Piece>, output: impl Write) -> Result<()> {
         let read = |error: io::Error| anyhow::Error::new(error).context(self.input_name.clone());
         let written = |error: io::Error| anyhow::Error::new(error).context(self.output_name.clone());
         let mut seen = Seen::new(self.is_binary);
         let mut writer = ScrubWriter::new(self.scrubber.clone(), output);
         let mut is_waiting = false;
+        let mut last = None;
         loop {
-            let patience = if is_waiting { PATIENCE } else { Duration::MAX };
+            let is_over = self.stop.load(Ordering::Relaxed);
+            if is_over && Instant::now() > *last.get_or_insert_with(|| Instant::now() + REST) {
+                break;
+            }
+            let patience = match (is_over, is_waiting) {
+                (true, _) => QUIET,
+                (false, true) => PATIENCE,
+                (false, false) => Duration::MAX,
+            };
             match pieces.recv_timeout(patience) {
-                Ok(Ok(piece)) if piece.is_empty() => break,
+                Ok(Ok(piece)) if piece.is_empty() => {
+                    if !self.stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
                 Ok(piece) => {
                     let piece = piece.map_err(read)?;
                     seen.look(&piece).map_err(read)?;
@@ -108,12 +135,12 @@ impl Follow<'_> {
                         writer.flush().map_err(written)?;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
+                Err(RecvTimeoutError::Timeout) if !is_over => {
                     // All but what may be the beginning of an address.
                     writer.flush().map_err(written)?;
                     is_waiting = false;
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(_) => break,
             }
         }
         writer.into_inner().and_then(|mut output| output.flush()).map_err(written)

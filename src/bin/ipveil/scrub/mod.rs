@@ -10,6 +10,7 @@ mod running;
 use std::{
     collections::HashSet,
     fmt::Write as _,
+    fs,
     io::{self, IsTerminal as _, Read, Write},
     path::PathBuf,
     process::ExitCode,
@@ -101,7 +102,8 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "follow")]
     check: bool,
 
-    /// Goes on for as long as there is input, and writes each line at once: for pipes.
+    /// Goes on for as long as there is input, and writes each line at once: for pipes. A signal ends it when what is in the pipe by
+    /// then has been written.
     #[arg(long)]
     follow: bool,
 
@@ -176,12 +178,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let job = Job { arguments, scrubber: &scrubber, stop: &stop };
     if arguments.follow {
-        job.follow()?;
-        return Ok(ExitCode::SUCCESS);
+        return job.follow(&stop);
     }
     let inputs = files::inputs(&arguments.paths)?;
     job.check_targets(&inputs.read)?;
-    stop_on_signals(&stop)?;
+    stop_on_signals(&stop, PATIENCE, || ())?;
     for path in &inputs.skipped {
         print_line(&format!("warning: {}: is no file, and was skipped (name what a link leads to)", path.display()));
     }
@@ -190,16 +191,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(job.run(&inputs.read, if is_incomplete { FAILED } else { 0 }))
 }
 
-/// The first signal ends what is under way, and leaves nothing half done; the next one ends the program.
-fn stop_on_signals(stop: &Arc<AtomicBool>) -> Result<()> {
+/// The first signal ends what is under way, and leaves nothing half done; `tell` wakes who would not notice. The next one ends
+/// the program, and so does time: what is under way may wait for somebody else.
+fn stop_on_signals(stop: &Arc<AtomicBool>, patience: Duration, tell: impl Fn() + Send + 'static) -> Result<()> {
     let stop = Arc::clone(stop);
     ctrlc::set_handler(move || {
         if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
+            give_up();
         }
+        tell();
+        thread::spawn(move || {
+            thread::sleep(patience);
+            give_up();
+        });
     })
     .context("signals can't be handled")
 }
+
+fn give_up() -> ! {
+    let unfinished = files::unfinished();
+    if let Some(path) = &*unfinished {
+        // It may have its place by now.
+        let _ = fs::remove_file(path);
+    }
+    std::process::exit(INTERRUPTED.into());
+}
+
+/// Much longer than what is under way takes if nothing has to be waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const FOUND: u8 = 1;
 const FAILED: u8 = 2;
@@ -212,7 +231,7 @@ struct Job<'j> {
 }
 
 impl Job<'_> {
-    fn follow(&self) -> Result<()> {
+    fn follow(&self, stop: &Arc<AtomicBool>) -> Result<ExitCode> {
         let Arguments { paths, output, binary, .. } = self.arguments;
         let input = match paths.as_slice() {
             [] => Input::Standard,
@@ -225,14 +244,18 @@ impl Job<'_> {
         }
         self.check_loops(slice::from_ref(&input))?;
         let (sender, pieces) = follow::channel();
+        let teller = sender.clone();
+        // Where there is no room for it, nobody waits for it.
+        stop_on_signals(stop, follow::DEADLINE, move || drop(teller.try_send(Ok(Vec::new()))))?;
         let (output, output_name): (Box<dyn Write>, _) = match output {
             Some(path) => (Box::new(files::append_to(path)?), path.display().to_string()),
             None => (Box::new(io::stdout().lock()), "standard output".to_owned()),
         };
         let follow =
-            follow::Follow { scrubber: self.scrubber, is_binary: *binary, input_name: input.name(), output_name };
+            follow::Follow { scrubber: self.scrubber, is_binary: *binary, stop, input_name: input.name(), output_name };
         follow::read(input, sender);
-        follow.write(&pieces, output)
+        follow.write(&pieces, output)?;
+        Ok(ExitCode::from(if stop.load(Ordering::Relaxed) { INTERRUPTED } else { 0 }))
     }
 
     /// What would go wrong only after some files are done, if nobody looked before.
