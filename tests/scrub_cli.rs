@@ -670,6 +670,7 @@ fn follow_refuses_what_is_no_text() {
     let output = pipe(&["--follow"], &["nothing here\n".repeat(20_000).as_bytes(), &wide].concat());
     assert_eq!(output.status.code(), Some(2));
     assert!(!output.stdout.contains(&0));
+    assert_eq!(pipe(&["--follow"], b"from 203.0.113.7\0").status.code(), Some(2));
 
     let output = pipe(&["--follow", "--as", "word=X", "--binary"], b"a\x00203.0.113.7\n");
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"a\0X\n"[..]));

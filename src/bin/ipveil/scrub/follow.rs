@@ -143,7 +143,8 @@ impl Follow<'_> {
                 Err(_) => break,
             }
         }
-        writer.into_inner().and_then(|mut output| output.flush()).map_err(written)
+        writer.into_inner().and_then(|mut output| output.flush()).map_err(written)?;
+        seen.end().map_err(read)
     }
 }
 
@@ -167,6 +168,10 @@ impl Seen {
             }
         }
         self.only_text.as_mut().map_or(Ok(()), |text| text.look(piece))
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.only_text.as_ref().map_or(Ok(()), OnlyText::end)
     }
 }
 
