@@ -231,6 +231,31 @@ fn a_connection_that_a_server_has_closed_meanwhile_is_not_asked() {
 }
 
 #[test]
+fn a_connection_that_a_server_closes_in_that_moment_costs_nobody_an_answer() {
+    // It says yes once on each connection, and then waits for one more request to close.
+    let server = serve(|_, mut client| {
+        client.head().unwrap();
+        client.send(OK);
+        let _ = client.head();
+    });
+    let statuses = |request: &str, wait: Duration| {
+        let edge = start(&before(server.address));
+        let mut client = connect(edge.port);
+        client.send(get("/", ""));
+        assert_eq!(client.answer().status(), 200);
+        thread::sleep(wait);
+        client.send(request);
+        client.answer().status()
+    };
+    // For how long a connection was idle is known to a second or two.
+    let mut waits = (1..8).map(Duration::from_secs);
+    assert!(waits.any(|wait| statuses(&get("/", ""), wait) == 200));
+    // It may have been heard.
+    let post = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(statuses(post, Duration::from_secs(3)), 502);
+}
+
+#[test]
 fn one_connection_is_for_many_requests() {
     let server = reply(|request| match request.start.split(' ').nth(1) {
         Some("/none") => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),

@@ -186,22 +186,28 @@ pub(crate) enum ResponseBody {
 }
 
 impl ResponseBody {
+    fn deadline(&self) -> Option<&Deadline> {
+        match self {
+            Self::Page(_) | Self::CutOff(_) => None,
+            Self::H1(_, exchange) => Some(exchange.deadline()),
+            Self::Apart(_, deadline) => Some(deadline),
+        }
+    }
+
     /// Has the log say what is wrong with it.
     pub(crate) fn complain(&self, what: Complaint, error: &dyn std::error::Error) {
-        let deadline = match self {
-            Self::Page(_) | Self::CutOff(_) => return,
-            Self::H1(_, exchange) => exchange.deadline(),
-            Self::Apart(_, deadline) => deadline,
-        };
-        if let Some(server) = &deadline.server {
+        if let Some(server) = self.deadline().and_then(|deadline| deadline.server.as_ref()) {
             server.complain(what, error);
         }
     }
 
     /// Ends before its end, when what has come so far is on its way: whoever is told at once drops that.
     fn cut_off<T>(&mut self, error: BodyError, context: &Context<'_>) -> Poll<T> {
-        let what = if error == BodyError::Late { Complaint::Late } else { Complaint::CutOff };
-        self.complain(what, &error);
+        // Unless it is the client who stopped, in the middle of its body.
+        if !self.deadline().is_some_and(|deadline| deadline.watch.is_late(Due::Progress)) {
+            let what = if error == BodyError::Late { Complaint::Late } else { Complaint::CutOff };
+            self.complain(what, &error);
+        }
         *self = Self::CutOff(error);
         context.waker().wake_by_ref();
         Poll::Pending

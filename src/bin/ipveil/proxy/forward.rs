@@ -314,7 +314,7 @@ fn readdress(request: &mut Request<RequestBody>, upstream: &Upstream, server: &E
 fn status(failed: Failed) -> StatusCode {
     use super::body::BodyError;
     match failed {
-        Failed::Connect | Failed::Unsent | Failed::Response => StatusCode::BAD_GATEWAY,
+        Failed::Connect | Failed::Unsent | Failed::Unanswered | Failed::Response => StatusCode::BAD_GATEWAY,
         Failed::ConnectLate | Failed::Late => StatusCode::GATEWAY_TIMEOUT,
         Failed::Unspoken => StatusCode::NOT_IMPLEMENTED,
         Failed::Request(BodyError::Late) => StatusCode::REQUEST_TIMEOUT,

@@ -73,6 +73,8 @@ impl Http1 {
         server: &Endpoint,
         // Whether the connection goes back to it: not, if it is for one request only.
         is_kept: bool,
+        // Whether there is a copy of the request, for another connection.
+        has_copy: bool,
     ) -> Result<Answer, Failed> {
         // While it is where it is: to move it takes longer.
         request.iter_mut().for_each(for_h1);
@@ -106,6 +108,7 @@ impl Http1 {
                     *request = Some(back);
                     Err(Failed::Unsent)
                 }
+                None if has_copy && is_unanswered(error.error()) => Err(Failed::Unanswered),
                 None => Err(server.failed_by(error.error())),
             },
             None => {
@@ -114,6 +117,12 @@ impl Http1 {
             }
         }
     }
+}
+
+fn is_unanswered(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let is_gone = |kind| matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+    error.is_incomplete_message() || cause.is_some_and(|cause| is_gone(cause.kind()))
 }
 
 /// As for requests: large bodies pass in large pieces.

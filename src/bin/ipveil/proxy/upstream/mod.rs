@@ -57,6 +57,8 @@ pub(crate) enum Failed {
     ConnectLate,
     /// The connection was closed before anything was sent.
     Unsent,
+    /// It was closed instead of an answer.
+    Unanswered,
     Late,
     /// The client did not send its body as it should.
     Request(BodyError),

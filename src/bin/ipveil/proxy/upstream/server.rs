@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
@@ -160,9 +160,13 @@ impl Endpoint {
                 return Box::pin(self.send_h2(link, request, deadline)).await;
             }
             // An idle connection may have been closed by the server just now: then nothing was sent, and the next one is tried.
-            while let Some(link) = self.take() {
-                match link.send(request, deadline, self, true).await {
+            while let Some(Idle { link, since }) = self.take() {
+                // Or it is closed while the request is on its way. That happens to connections that have waited.
+                let may_repeat = |request: &&_| is_over(since, A_WHILE) && may_be_repeated(request);
+                let spare = request.as_ref().filter(may_repeat).map(copy);
+                match link.send(request, deadline, self, true, spare.is_some()).await {
                     Err(Failed::Unsent) => {}
+                    Err(Failed::Unanswered) => *request = spare,
                     other => return other,
                 }
             }
@@ -184,7 +188,7 @@ impl Endpoint {
         self.failed_until.store(0, Relaxed);
         match connected {
             // What was announced is true of this client only.
-            Connected::H1(link) => link.send(request, deadline, self, announcement.is_none()).await,
+            Connected::H1(link) => link.send(request, deadline, self, announcement.is_none(), false).await,
             Connected::H2(link) => {
                 if announcement.is_none() {
                     lock(self.h2_here()).push(link.clone());
@@ -392,12 +396,12 @@ impl Endpoint {
         Err(last)
     }
 
-    fn take(&self) -> Option<Http1> {
+    fn take(&self) -> Option<Idle> {
         let mut idle = lock(self.idle_here());
         loop {
-            let link = idle.pop()?.link;
-            if link.is_ready() {
-                return Some(link);
+            let taken = idle.pop()?;
+            if taken.link.is_ready() {
+                return Some(taken);
             }
         }
     }
@@ -451,6 +455,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Servers don't close connections that were in use a moment ago.
+const A_WHILE: Duration = Duration::from_secs(1);
+
 /// What the log says of a server, each now and then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Complaint {
@@ -497,6 +504,11 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy.headers_mut().clone_from(request.headers());
     copy.extensions_mut().clone_from(request.extensions());
     copy
+}
+
+/// Whether it does no harm to ask twice: RFC 9110, 9.2.1.
+fn may_be_repeated(request: &Request<RequestBody>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) && request.body().is_end_stream()
 }
 
 /// Whether a server says that it did nothing with a request: RFC 9113, 8.7. Of those that stand in a GOAWAY frame as looked at,
