@@ -249,6 +249,26 @@ fn what_goes_wrong_is_said_and_the_rest_is_searched() {
 }
 
 #[test]
+fn what_is_found_before_a_text_breaks_off_is_said() {
+    let folder = Folder::new();
+    let noise: Vec<u8> = (0..100_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    for (line, code, said) in [
+        ("from 203.0.113.7\n", 1, "a.gz, line 1: dotted"),
+        ("from nobody\n", 2, "found     nothing in what could be searched"),
+    ] {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(line.as_bytes()).unwrap();
+        gzip.write_all(&noise).unwrap();
+        let packed = gzip.finish().unwrap();
+        let log = folder.write("a.gz", &packed[..packed.len() / 2]);
+        let output = audit(&["--search-only", "203.0.113.7", "--search", &log]);
+        let shown = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{shown}");
+        assert!(shown.contains(said) && shown.contains("trouble   ") && shown.contains("a.gz: "), "{shown}");
+    }
+}
+
+#[test]
 fn somebody_elses_memory_needs_permission() {
     use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};
     if !rustix::process::geteuid().is_root() {
@@ -560,6 +580,6 @@ fn no_address_is_left_in_the_proxys_memory() {
             return;
         }
         // All connections are closed.
-        assert_eq!((&found["findings"], code), (&Value::Array(vec![]), 0));
+        assert_eq!((&found["findings"], &found["trouble"], code), (&Value::Array(vec![]), &Value::Array(vec![]), 0));
     }
 }

@@ -21,6 +21,7 @@ use std::{
     fs,
     io::{self, Write as _},
     net::IpAddr,
+    ops::Range,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -67,7 +68,8 @@ Examples:
 
 Compressed files are gzip or zstd. What a database or a journal compresses by itself is not looked into: dump it, or export it.
 Values of 32 bits turn up in large binary data by chance. Where that explains them, they are shown as possible, and the
-exit code is 0. The memory of a process has to be read as root, or with CAP_SYS_PTRACE.")]
+exit code is 0. The memory of a process has to be read as root, or with CAP_SYS_PTRACE; what it keeps in memfd_secret, nobody
+else can read.")]
 pub(crate) struct Arguments {
     /// What to send to: http://HOST:PORT, https://HOST:PORT or unix:PATH.
     #[arg(long, value_name = "URL", required_unless_present = "search_only")]
@@ -289,10 +291,7 @@ impl Audit {
                     searcher.search(answer.unwrap_or_default().as_slice(), Some(shot.path.as_str().into()), 0, 1);
                 let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
                 *answers.1.entry(kind).or_insert(0) += 1;
-                // What is in memory already can be read.
-                if let Ok(found) = found {
-                    answers.0 += found;
-                }
+                answers.0 += found;
             }
         };
         thread::scope(|scope| {
@@ -311,10 +310,7 @@ impl Audit {
             let kind = answer.as_ref().map_or(Answer::Closed, |(status, _)| Answer::Status(status.as_u16()));
             *report.answers.entry(kind).or_insert(0) += 1;
             let answer = answer.map_or_else(|_| Vec::new(), |(_, answer)| answer);
-            // What is in memory already can be read.
-            if let Ok(found) = searcher.search(answer.as_slice(), Some(stream.path.as_str().into()), 0, 1) {
-                *answered += found;
-            }
+            *answered += searcher.search(answer.as_slice(), Some(stream.path.as_str().into()), 0, 1);
         })
     }
 
@@ -362,7 +358,10 @@ impl Audit {
 
     fn note(&mut self, name: &str, outcome: Result<Outcome>, is_memory: bool) {
         match outcome {
-            Ok(outcome) => self.add(name.to_owned(), outcome, is_memory),
+            Ok(outcome) => {
+                self.report.trouble.extend(outcome.missing.iter().map(|why| format!("{name}: {why}")));
+                self.add(name.to_owned(), outcome, is_memory);
+            }
             Err(error) => self.report.trouble.push(format!("{error:#}")),
         }
     }
@@ -370,7 +369,7 @@ impl Audit {
     fn read(&self, input: &Input) -> Result<Outcome> {
         let name = || input.name();
         let (_, reader) = codec::decode(input.open()?).with_context(name)?;
-        self.searcher.search_all(reader).with_context(name)
+        Ok(self.searcher.search_all(reader))
     }
 
     fn fetch(&self, arguments: &Arguments, page: &Page) -> Result<Outcome> {
@@ -378,7 +377,7 @@ impl Audit {
         let shot = Shot::page(&page.server.to_string(), &page.path);
         let answer = target.shoot(&shot).with_context(|| format!("{}: can't be reached", page.text))?;
         match status(&answer) {
-            Some(200) => Ok(self.searcher.search_all(answer.as_slice())?),
+            Some(200) => Ok(self.searcher.search_all(answer.as_slice())),
             Some(status) => bail!("{}: answers with status {status} (expected 200)", page.text),
             None => bail!("{}: does not answer in HTTP/1", page.text),
         }
@@ -386,22 +385,26 @@ impl Audit {
 
     fn remember(&self, process: u32) -> Result<Outcome> {
         let memory = Memory::of(process)?;
-        let mut all = Outcome::default();
+        let (mut all, mut unread) = (Outcome::default(), Vec::new());
         for region in &memory.regions {
-            let found = self.searcher.search(
-                memory.read(region),
-                Some(region.name.clone()),
-                region.start,
-                if region.end - region.start > 1024 * 1024 { self.searcher.threads() } else { 1 },
-            );
-            match found {
-                Ok(found) => all += found,
-                // It is gone, or even root can't read it.
-                Err(_) => continue,
-            }
+            let threads = if region.end - region.start > 1024 * 1024 { self.searcher.threads() } else { 1 };
+            let mut reader = memory.read(region);
+            all += self.searcher.search(&mut reader, Some(region.name.clone()), region.start, threads);
+            unread.append(&mut reader.unread);
         }
-        if all.bytes == 0 {
+        let size = |places: &[Range<u64>]| places.iter().map(|place| place.end - place.start).sum::<u64>();
+        all.bytes -= size(&unread);
+        if all.bytes == 0 && all.missing.is_none() {
             bail!("the memory of process {process} can't be read (expected to be root, or to have CAP_SYS_PTRACE)");
+        }
+        if all.missing.is_none() && !unread.is_empty() {
+            // What the process has given back meanwhile is not its own any more.
+            all.missing = match Memory::of(process).map(|now| now.parts(&unread)) {
+                Ok(parts) => parts
+                    .first()
+                    .map(|first| format!("{} bytes of it can't be read, from {:#x} on", size(&parts), first.start)),
+                Err(error) => Some(format!("{error:#}")),
+            };
         }
         Ok(all)
     }

@@ -82,7 +82,8 @@ impl Report {
             groups.entry((&searched.name, find.form)).or_default().push((searched, find));
         }
         if groups.is_empty() {
-            writeln!(out, "found     nothing")?;
+            let limits = if self.trouble.is_empty() { "" } else { " in what could be searched" };
+            writeln!(out, "found     nothing{limits}")?;
         }
         let mut allowed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for ((name, form), finds) in &groups {

@@ -33,6 +33,8 @@ pub(crate) struct Searcher {
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) bytes: u64,
+    /// Why this is not all.
+    pub(crate) missing: Option<String>,
     found: BTreeMap<(usize, Form), Seen>,
     counts: Counts,
 }
@@ -79,34 +81,26 @@ impl Searcher {
         Ok(Self { index, spelled: Spelled::new(canaries)?, threads })
     }
 
-    /// Reads to the end. Offsets count from `start`.
+    /// Reads to the end, or as far as it can. Offsets count from `start`.
     pub(crate) fn search(
         &self,
         input: impl Read + Send,
         part: Option<Arc<str>>,
         start: u64,
         threads: usize,
-    ) -> io::Result<Outcome> {
-        let source = Source { input, held: Vec::new(), before: 0, offset: start, line: 1, is_over: false };
+    ) -> Outcome {
+        let source = Source { input, held: Vec::new(), before: 0, offset: start, line: 1, is_over: false, error: None };
         let source = Mutex::new(source);
-        let whole = Mutex::new((Outcome::default(), None));
+        let whole = Mutex::new(Outcome::default());
         let work = || {
             let mut outcome = Outcome::default();
             let mut piece = Piece::default();
             let mut hits = Vec::new();
-            loop {
-                match lock(&source).next(&mut piece) {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) => {
-                        lock(&whole).1 = Some(error);
-                        break;
-                    }
-                }
+            while lock(&source).next(&mut piece) {
                 self.search_piece(&piece, &mut hits, &mut outcome);
                 outcome.take(&piece, &mut hits, part.as_ref());
             }
-            lock(&whole).0 += outcome;
+            *lock(&whole) += outcome;
         };
         thread::scope(|scope| {
             for _ in 1..threads {
@@ -114,9 +108,11 @@ impl Searcher {
             }
             work();
         });
-        let (mut outcome, error) = whole.into_inner().unwrap_or_else(PoisonError::into_inner);
-        outcome.bytes = source.into_inner().unwrap_or_else(PoisonError::into_inner).offset - start;
-        error.map_or(Ok(outcome), Err)
+        let mut outcome = whole.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let source = source.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcome.bytes = source.offset - start;
+        outcome.missing = source.error.map(|error| error.to_string());
+        outcome
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -124,7 +120,7 @@ impl Searcher {
     }
 
     /// On all cores.
-    pub(crate) fn search_all(&self, input: impl Read + Send) -> io::Result<Outcome> {
+    pub(crate) fn search_all(&self, input: impl Read + Send) -> Outcome {
         self.search(input, None, 0, self.threads)
     }
 
@@ -234,6 +230,7 @@ impl Outcome {
 impl AddAssign for Outcome {
     fn add_assign(&mut self, other: Self) {
         self.bytes += other.bytes;
+        self.missing = self.missing.take().or(other.missing);
         self.counts += &other.counts;
         for (key, seen) in other.found {
             self.add(key, seen);
@@ -259,19 +256,21 @@ struct Source<R> {
     offset: u64,
     line: u64,
     is_over: bool,
+    // What was read before it counts nevertheless.
+    error: Option<io::Error>,
 }
 
 impl<R: Read> Source<R> {
-    fn next(&mut self, piece: &mut Piece) -> io::Result<bool> {
+    fn next(&mut self, piece: &mut Piece) -> bool {
         piece.text.clear();
         if self.is_over {
-            return Ok(false);
+            return false;
         }
         piece.text.append(&mut self.held);
         let read = (&mut self.input).take(PIECE as u64).read_to_end(&mut piece.text);
         // After an error there is nothing more.
         self.is_over = !read.as_ref().is_ok_and(|&length| length == PIECE);
-        read?;
+        self.error = read.err();
         let end = if self.is_over { piece.text.len() } else { piece.text.len() - REACH };
         piece.main = self.before..end;
         piece.offset = self.offset - self.before as u64;
@@ -281,7 +280,7 @@ impl<R: Read> Source<R> {
         self.before = end.min(REACH);
         self.held.extend_from_slice(&piece.text[end - self.before..]);
         piece.text.extend_from_slice(&[0; PADDING]);
-        Ok(!piece.main.is_empty())
+        !piece.main.is_empty()
     }
 }
 
