@@ -176,6 +176,22 @@ fn a_place_is_found_wherever_pieces_are_cut() {
 }
 
 #[test]
+fn packed_bytes_are_found_in_a_text_wherever_blocks_are_cut() {
+    let folder = Folder::new();
+    for before in 4092..=4096 {
+        for (address, packed, form) in [
+            ("203.0.113.7", [203, 0, 113, 7], "packed bytes"),
+            ("203.0.113.13", [0x82, 0xb2, 0x4b, 0x61], "CRC32 of the text, dotted; packed bytes"),
+        ] {
+            let text = [vec![b'x'; before], packed.to_vec(), vec![b'x'; 4000]].concat();
+            let log = folder.write("a.log", &text);
+            let (found, code) = report(&["--search-only", address, "--search", &log]);
+            assert_eq!((forms(&found, "findings"), code), (BTreeSet::from([form.to_owned()]), 1), "{before}");
+        }
+    }
+}
+
+#[test]
 fn what_chance_explains_is_possible_and_no_finding() {
     let folder = Folder::new();
     let mut state = 0x5eed_0123_4567_89ab_u64;

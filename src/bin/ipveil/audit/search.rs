@@ -137,7 +137,8 @@ impl Searcher {
         let sampled = blocks.div_ceil(SAMPLE);
         for (number, start) in piece.main.clone().step_by(BLOCK).enumerate() {
             let block = start..(start + BLOCK).min(piece.main.end);
-            let is_binary = !is_text(&whole[block.clone()]);
+            // With enough around it for the four bytes of an address that begin or end in it.
+            let is_binary = !is_text(&whole[block.start.saturating_sub(3)..(block.end + 3).min(whole.len())]);
             if is_binary {
                 outcome.counts.add_bytes(&whole[block.clone()]);
             }
