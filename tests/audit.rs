@@ -265,6 +265,31 @@ fn what_goes_wrong_is_said_and_the_rest_is_searched() {
 }
 
 #[test]
+fn what_stands_in_a_directory_and_is_not_searched_is_said() {
+    let folder = Folder::new();
+    let log = folder.write("elsewhere.log", b"nothing\n");
+    for kind in ["links", "pipes", "empty"] {
+        let directory = folder.path(kind);
+        fs::create_dir(&directory).unwrap();
+        let inside = folder.path(&format!("{kind}/it"));
+        let named = match kind {
+            "links" => std::os::unix::fs::symlink(&log, &inside).map(|()| &inside).unwrap(),
+            "pipes" => Command::new("mkfifo").arg(&inside).status().map(|_| &inside).unwrap(),
+            _ => &directory,
+        };
+        let output = audit(&["--search-only", "203.0.113.7", "--search", &directory]);
+        let shown = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{kind}: {shown}");
+        assert!(shown.contains(&format!("trouble   {named}: ")), "{kind}: {shown}");
+    }
+    // A link to what is searched anyway is no trouble.
+    let links = folder.path("links");
+    let (found, code) =
+        report(&["--search-only", "203.0.113.7", "--search", &links, &log, &folder.write("empty/a", b"")]);
+    assert_eq!((&found["trouble"], code), (&Value::Array(vec![]), 0));
+}
+
+#[test]
 fn what_is_found_before_a_text_breaks_off_is_said() {
     let folder = Folder::new();
     let noise: Vec<u8> = (0..100_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
@@ -441,6 +466,37 @@ fn a_leaky_application_is_found_out() {
     assert!(tags.iter().any(|tag| tag.starts_with("testcase") && tag.contains("name=\"x-forwarded-for\"")));
     assert!(tags[1].contains("failures=\"2\" errors=\"0\""), "{}", tags[1]);
     assert!(xml.contains("name=\"the header &quot;X-Forwarded-For &quot;\""));
+}
+
+#[test]
+fn logs_that_are_made_or_rotated_meanwhile_are_searched() {
+    let folder = Folder::new();
+    let log = folder.write("logs/app.log", b"started\n");
+    let paths = ["logs/app.log.1", "logs/new.log", "patterns/a.log"].map(|name| folder.path(name));
+    fs::create_dir(folder.path("patterns")).unwrap();
+    let [rotated, made, matched] = paths.clone();
+    let file = Mutex::new(fs::OpenOptions::new().append(true).open(&log).unwrap());
+    let application = serve(move |request| {
+        let request = String::from_utf8_lossy(request).into_owned();
+        if let Some(client) = request.lines().find_map(|line| line.strip_prefix("x-real-ip: ")) {
+            let mut file = file.lock().unwrap();
+            if !Path::new(&rotated).exists() {
+                fs::rename(&log, &rotated).unwrap();
+                fs::write(&log, "started\n").unwrap();
+            }
+            writeln!(file, "from {client}").unwrap();
+            fs::write(&made, client).unwrap();
+            fs::write(&matched, client).unwrap();
+        }
+        b"hello".to_vec()
+    });
+    let pattern = folder.path("patterns/*.log");
+    let (found, code) =
+        report(&["--target", &format!("http://{application}"), "--search", &folder.path("logs"), &pattern]);
+    let places: BTreeSet<_> =
+        found["findings"].as_array().unwrap().iter().map(|find| find["in"].as_str().unwrap()).collect();
+    assert_eq!((places, code), (paths.iter().map(String::as_str).collect(), 1));
+    assert_eq!((&found["trouble"], &found["searched"].as_array().unwrap().len()), (&Value::Array(vec![]), &5));
 }
 
 /// What is between angle brackets; each that is opened is closed, in order.

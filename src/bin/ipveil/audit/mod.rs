@@ -17,13 +17,14 @@ mod search;
 mod send;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     io::{self, Write as _},
     net::IpAddr,
     ops::Range,
     path::PathBuf,
     process::ExitCode,
+    slice,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -48,7 +49,7 @@ use crate::{
     config::{Server, ServerAt, Text},
     scrub::{
         codec,
-        files::{self, Input},
+        files::{self, Input, Inputs},
     },
 };
 
@@ -166,10 +167,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if search.is_empty() && fetch.is_empty() && pid.is_empty() && !stdin {
         bail!("there is nothing to search (expected --search, --fetch, --pid or --stdin)");
     }
-    let inputs = if search.is_empty() { Vec::new() } else { files::inputs(search)?.read };
-    let mut audit = match &arguments.target {
-        Some(server) => sent(arguments, &server.0)?,
-        None => known(&arguments.search_only)?,
+    let before = list(search);
+    let (mut audit, inputs) = match &arguments.target {
+        Some(server) => {
+            let mut audit = sent(arguments, &server.0)?;
+            let inputs = audit.settle(search, before.unwrap_or_default(), Duration::from_secs(arguments.wait));
+            (audit, inputs)
+        }
+        None => (known(&arguments.search_only)?, before?),
     };
     audit.search(arguments, &inputs);
     let report = audit.report;
@@ -187,6 +192,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         (false, false) => ExitCode::from(FAILED),
         (false, true) => ExitCode::SUCCESS,
     })
+}
+
+fn list(paths: &[PathBuf]) -> Result<Inputs> {
+    // Nothing is no standard input.
+    if paths.is_empty() { Ok(Inputs::default()) } else { files::inputs(paths) }
 }
 
 /// Knows what to look for, and what has been found.
@@ -334,9 +344,50 @@ impl Audit {
         self.report.searched.push(Searched { name, bytes: outcome.bytes, is_memory, finds });
     }
 
-    fn search(&mut self, arguments: &Arguments, inputs: &[Input]) {
-        if arguments.target.is_some() {
-            settle(inputs, Duration::from_secs(arguments.wait));
+    /// Waits until files no longer grow: most programs write what they log when there is enough of it, or every second.
+    ///
+    /// Says what there is to search then, and what was there `before`: a log may be made by the first line in it, or get
+    /// another name meanwhile.
+    fn settle(&mut self, paths: &[PathBuf], before: Inputs, longest: Duration) -> Inputs {
+        const STILL: Duration = Duration::from_millis(1500);
+        let size = |listed: &Result<Inputs>| {
+            let inputs = listed.iter().flat_map(|inputs| &inputs.read);
+            inputs.filter_map(|input| Some(fs::metadata(input.path()).ok()?.len())).sum::<u64>()
+        };
+        let start = Instant::now();
+        let mut listed = list(paths);
+        let (mut last, mut since) = (size(&listed), start);
+        while start.elapsed() < longest && since.elapsed() < STILL {
+            thread::sleep(Duration::from_millis(100));
+            listed = list(paths);
+            let now = size(&listed);
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        match listed {
+            Ok(mut now) => {
+                let known: HashSet<_> = now.read.iter().map(|input| input.path().to_owned()).collect();
+                now.read.extend(before.read.into_iter().filter(|input| !known.contains(input.path())));
+                now
+            }
+            Err(error) => {
+                self.report.trouble.push(format!("{error:#}"));
+                before
+            }
+        }
+    }
+
+    fn search(&mut self, arguments: &Arguments, Inputs { read: inputs, skipped }: &Inputs) {
+        for path in skipped {
+            let text = format!("{}: is no file, and was not searched (name what a link leads to)", path.display());
+            self.report.trouble.push(text);
+        }
+        for path in arguments.search.iter().filter(|path| path.is_dir()) {
+            let inside = list(slice::from_ref(path));
+            if inside.is_ok_and(|inside| inside.read.is_empty() && inside.skipped.is_empty()) {
+                self.report.trouble.push(format!("{}: there is no file in it", path.display()));
+            }
         }
         for page in &arguments.fetch {
             let outcome = self.fetch(arguments, page);
@@ -407,20 +458,5 @@ impl Audit {
             };
         }
         Ok(all)
-    }
-}
-
-/// Waits until files no longer grow: most programs write what they log when there is enough of it, or every second.
-fn settle(inputs: &[Input], longest: Duration) {
-    const STILL: Duration = Duration::from_millis(1500);
-    let size = || inputs.iter().filter_map(|input| Some(fs::metadata(input.path()).ok()?.len())).sum::<u64>();
-    let start = Instant::now();
-    let (mut last, mut since) = (size(), start);
-    while start.elapsed() < longest && since.elapsed() < STILL {
-        thread::sleep(Duration::from_millis(100));
-        let now = size();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
     }
 }
