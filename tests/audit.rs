@@ -248,6 +248,8 @@ fn what_goes_wrong_is_said_and_the_rest_is_searched() {
     for (arguments, error) in [
         (&["--target", &format!("http://{nobody}"), "--search", &log][..], "can't be reached"),
         (&["--target", "ftp://x", "--search", &log], "expected http://HOST:PORT"),
+        (&["--target", &format!("http://{nobody}"), "--stdin"], "may have ended before anything is sent"),
+        (&["--target", &format!("http://{nobody}"), "--search", &log, "-"], "may have ended before anything is sent"),
         (&["--search-only", "203.0.113.7"], "there is nothing to search"),
         (&["--search-only", "nonsense", "--search", &log], "invalid"),
         (&["--search-only", "0.0.0.0", "--search", &log], "is nobody's"),

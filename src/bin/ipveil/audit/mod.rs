@@ -64,7 +64,7 @@ Exit codes: 0 nothing was found; 1 an address was found; 2 something went wrong,
 
 Examples:
   ipveil audit --target http://127.0.0.1:8080 --search /var/log/app /var/log/ipveil --fetch http://127.0.0.1:9090/metrics
-  journalctl -o export --since today | ipveil audit --target https://example.com --stdin
+  journalctl -f --no-tail --since today -o export > FILE & ipveil audit --target https://example.com --search FILE; kill %1
   pg_dump app | ipveil audit --search-only 198.51.100.23 --stdin --junit audit.xml
 
 Compressed files are gzip or zstd. What a database or a journal compresses by itself is not looked into: dump it, or export it.
@@ -113,7 +113,7 @@ pub(crate) struct Arguments {
     /// The memory of a process.
     #[arg(long, value_name = "PID", num_args = 1..)]
     pid: Vec<u32>,
-    /// Standard input, to its end.
+    /// Standard input, to its end. Not with --target: it may have ended before anything is sent.
     #[arg(long)]
     stdin: bool,
 
@@ -166,6 +166,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { search, fetch, pid, stdin, .. } = arguments;
     if search.is_empty() && fetch.is_empty() && pid.is_empty() && !stdin {
         bail!("there is nothing to search (expected --search, --fetch, --pid or --stdin)");
+    }
+    let reads_standard_input = *stdin || search.iter().any(|path| path.as_os_str() == "-");
+    if arguments.target.is_some() && reads_standard_input {
+        bail!(
+            "--stdin: what comes from there may have ended before anything is sent (expected, with --target, --search of a file \
+             that is written meanwhile: `journalctl -f --no-tail --since today -o export > FILE`)"
+        );
     }
     let before = list(search);
     let (mut audit, inputs) = match &arguments.target {
