@@ -353,19 +353,24 @@ fn free_port() -> SocketAddr {
 
 /// A server that shows each request to `see`, and answers with what that makes of it.
 fn serve(see: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    listen(move |stream| {
+        let request = read_request(stream);
+        let body = see(&request);
+        let status = if request.starts_with(b"GET /0") { "404 Not Found" } else { "200 OK" };
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let _ = stream.write_all(&[head.as_bytes(), &body].concat());
+    })
+}
+
+/// Does this with each connection.
+fn listen(serve: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let see = Arc::new(see);
+    let serve = Arc::new(serve);
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, see) = (stream.unwrap(), Arc::clone(&see));
-            thread::spawn(move || {
-                let request = read_request(&mut stream);
-                let body = see(&request);
-                let status = if request.starts_with(b"GET /0") { "404 Not Found" } else { "200 OK" };
-                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-                let _ = stream.write_all(&[head.as_bytes(), &body].concat());
-            });
+            let (mut stream, serve) = (stream.unwrap(), Arc::clone(&serve));
+            thread::spawn(move || serve(&mut stream));
         }
     });
     address
@@ -388,6 +393,48 @@ fn read_request(stream: &mut TcpStream) -> Vec<u8> {
             Ok(0) | Err(_) => return request,
             Ok(length) => request.extend_from_slice(&part[..length]),
         }
+    }
+}
+
+#[test]
+fn a_page_is_searched_to_its_end_or_it_is_trouble() {
+    const MIB: usize = 1024 * 1024;
+    let line = b"from 203.0.113.7\n";
+    let page = |head: &str, size: usize| {
+        let padding = " ".repeat(size - line.len());
+        [b"HTTP/1.1 200 OK\r\n", head.as_bytes(), b"\r\n", padding.as_bytes(), line].concat()
+    };
+    // What comes again and again, or nothing and no end, and what is said then.
+    let endless: &[u8] = &[b'x'; MIB];
+    for (page, more, trouble) in [
+        (page("", 5 * MIB), None, None),
+        (page("Content-Length: 200\r\n", 200), None, None),
+        (page("Content-Length: 200\r\n", 200), Some(&b""[..]), None),
+        (page("Content-Length: 201\r\n", 200), None, Some("ended before its length")),
+        (page("Content-Length: 201\r\n", 200), Some(b""), Some("timed out")),
+        (page("", 200), Some(b""), Some("timed out")),
+        (page("", 200), Some(endless), Some("is longer than 67108864 bytes")),
+        (b"HTTP/1.1 200 OK\r\nX-Client: 203.0.113.7\r\n".to_vec(), None, Some("ended before its head did")),
+        (page("Transfer-Encoding: chunked\r\n", 200), None, Some("came in chunks")),
+    ] {
+        let server = listen(move |stream| {
+            read_request(stream);
+            let mut sent = stream.write_all(&page);
+            while let Some(more) = more.filter(|_| sent.is_ok()) {
+                sent = match more {
+                    // Until the other end closes.
+                    b"" => stream.read(&mut [0]).and(Err(std::io::ErrorKind::NotConnected.into())),
+                    more => stream.write_all(more),
+                };
+            }
+        });
+        let timeout = if more.is_some_and(<[u8]>::is_empty) { "1" } else { "60" };
+        let url = format!("http://{server}/");
+        let (found, code) = report(&["--search-only", "203.0.113.7", "--fetch", &url, "--timeout", timeout]);
+        assert_eq!((forms(&found, "findings"), code), (BTreeSet::from(["dotted".to_owned()]), 1), "{trouble:?}");
+        let said = found["trouble"].as_array().unwrap();
+        assert_eq!(said.len(), usize::from(trouble.is_some()), "{said:?}, {trouble:?}");
+        assert!(trouble.is_none_or(|trouble| said[0].as_str().unwrap().contains(trouble)), "{said:?}, {trouble:?}");
     }
 }
 

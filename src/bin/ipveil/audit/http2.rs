@@ -139,7 +139,7 @@ async fn ask(
         }
     }
     let rest = target.timeout.saturating_sub(started.elapsed());
-    if let Ok(Ok(body)) = time::timeout(rest, Limited::new(body, LONGEST_ANSWER as usize).collect()).await {
+    if let Ok(Ok(body)) = time::timeout(rest, Limited::new(body, LONGEST_ANSWER).collect()).await {
         answer.extend_from_slice(&body.to_bytes());
     }
     Ok((head.status, answer))

@@ -43,7 +43,7 @@ use self::{
     memory::Memory,
     report::{Answer, Report, Searched},
     search::{Outcome, Searcher},
-    send::{ProxyProtocol, Shot, Style, Target},
+    send::{LONGEST_ANSWER, LONGEST_PAGE, ProxyProtocol, Reply, Shot, Style, Target},
 };
 use crate::{
     config::{Server, ServerAt, Text},
@@ -107,7 +107,7 @@ pub(crate) struct Arguments {
     /// Files, directories, or patterns: logs, journals, dumps, captures.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     search: Vec<PathBuf>,
-    /// What a server answers there: http://HOST:PORT/metrics, an upstream that shows what it got.
+    /// What a server answers there, up to 64 MiB: http://HOST:PORT/metrics, an upstream that shows what it got.
     #[arg(long, value_name = "URL", num_args = 1.., value_parser = page)]
     fetch: Vec<Page>,
     /// The memory of a process.
@@ -241,8 +241,9 @@ fn sent(arguments: &Arguments, server: &Server) -> Result<Audit> {
         proxy_protocol: arguments.proxy_protocol,
         is_loopback: target.is_loopback(),
     };
-    let greeting = target.shoot(&Shot::greeting(&style)).with_context(|| format!("{own}: can't be reached"))?;
-    if status(&greeting).is_none() {
+    let greeting = target.shoot(&Shot::greeting(&style), LONGEST_ANSWER);
+    let greeting = greeting.with_context(|| format!("{own}: can't be reached"))?;
+    if greeting.status().is_none() {
         bail!("{own}: does not answer in HTTP/1.1 (expected that; is it --proxy-protocol that is missing, or https?)");
     }
     let mut canaries = Canaries::new()?;
@@ -257,12 +258,6 @@ fn sent(arguments: &Arguments, server: &Server) -> Result<Audit> {
     }
     audit.sum_up();
     Ok(audit)
-}
-
-/// Of an HTTP/1 answer.
-fn status(answer: &[u8]) -> Option<u16> {
-    let rest = answer.strip_prefix(b"HTTP/1.")?;
-    std::str::from_utf8(rest.get(2..5)?).ok()?.parse().ok()
 }
 
 /// Whether there was no connection.
@@ -297,15 +292,17 @@ impl Audit {
         let searcher = &self.searcher;
         let work = || {
             while let Some(shot) = shots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let answer = target.shoot(shot);
+                let answer = target.shoot(shot, LONGEST_ANSWER);
                 let kind = match &answer {
-                    Ok(answer) => status(answer).map_or(Answer::Closed, Answer::Status),
+                    Ok(answer) => answer.status().map_or(Answer::Closed, Answer::Status),
                     Err(error) if is_unreachable(error) => Answer::Unreachable,
                     // Whoever refuses may close before it has read all.
                     Err(_) => Answer::Closed,
                 };
-                let found =
-                    searcher.search(answer.unwrap_or_default().as_slice(), Some(shot.path.as_str().into()), 0, 1);
+                let Reply { bytes, cut } = answer.unwrap_or_default();
+                let mut found = searcher.search(bytes.as_slice(), Some(shot.path.as_str().into()), 0, 1);
+                let is_too_long = |error: &io::Error| error.kind() == io::ErrorKind::FileTooLarge;
+                found.missing = cut.filter(is_too_long).map(|error| error.to_string());
                 let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
                 *answers.1.entry(kind).or_insert(0) += 1;
                 answers.0 += found;
@@ -343,7 +340,7 @@ impl Audit {
             self.report.trouble.push(text);
         }
         let outcome = std::mem::take(&mut self.answered);
-        self.add("the target's answers".to_owned(), outcome, false);
+        self.note("the target's answers", Ok(outcome), false);
     }
 
     fn add(&mut self, name: String, outcome: Outcome, is_memory: bool) {
@@ -433,9 +430,13 @@ impl Audit {
     fn fetch(&self, arguments: &Arguments, page: &Page) -> Result<Outcome> {
         let target = Target::new(&page.server, arguments.ca.as_deref(), Duration::from_secs(arguments.timeout))?;
         let shot = Shot::page(&page.server.to_string(), &page.path);
-        let answer = target.shoot(&shot).with_context(|| format!("{}: can't be reached", page.text))?;
-        match status(&answer) {
-            Some(200) => Ok(self.searcher.search_all(answer.as_slice())),
+        let answer = target.shoot(&shot, LONGEST_PAGE).with_context(|| format!("{}: can't be reached", page.text))?;
+        match answer.status() {
+            Some(200) => {
+                let mut outcome = self.searcher.search_all(answer.bytes.as_slice());
+                outcome.missing = answer.missing();
+                Ok(outcome)
+            }
             Some(status) => bail!("{}: answers with status {status} (expected 200)", page.text),
             None => bail!("{}: does not answer in HTTP/1", page.text),
         }

@@ -364,7 +364,9 @@ struct Tls {
 }
 
 /// More of an answer than this is not read.
-pub(crate) const LONGEST_ANSWER: u64 = 4 * 1024 * 1024;
+pub(crate) const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
+/// Nor of a page.
+pub(crate) const LONGEST_PAGE: usize = 64 * 1024 * 1024;
 
 impl Target {
     pub(crate) fn new(server: &Server, ca: Option<&Path>, timeout: Duration) -> anyhow::Result<Self> {
@@ -405,15 +407,14 @@ impl Target {
     }
 
     /// Sends, and says what was answered: nothing, if the connection was just closed.
-    pub(crate) fn shoot(&self, shot: &Shot) -> io::Result<Vec<u8>> {
-        let mut answer = Vec::new();
+    pub(crate) fn shoot(&self, shot: &Shot, longest: usize) -> io::Result<Reply> {
         match &self.server.at {
             ServerAt::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(self.timeout))?;
                 stream.set_write_timeout(Some(self.timeout))?;
                 let end = stream.try_clone()?;
-                self.talk(stream, || end.shutdown(Shutdown::Write), shot, &mut answer)?;
+                self.talk(stream, || end.shutdown(Shutdown::Write), shot, longest)
             }
             ServerAt::Tcp(..) => {
                 let mut stream = self.connect(shot.from)?;
@@ -423,7 +424,7 @@ impl Target {
                 let end = stream.try_clone()?;
                 let shutdown = || end.shutdown(Shutdown::Write);
                 match &self.tls {
-                    None => self.talk(stream, shutdown, shot, &mut answer)?,
+                    None => self.talk(stream, shutdown, shot, longest),
                     Some(Tls { http1, name, .. }) => {
                         // What a load balancer says comes before TLS.
                         let plain = shot.bytes_before_tls();
@@ -431,12 +432,11 @@ impl Target {
                         let connection =
                             ClientConnection::new(Arc::clone(http1), name.clone()).map_err(io::Error::other)?;
                         let rest = Shot { bytes: shot.bytes[plain..].to_vec(), path: String::new(), ..*shot };
-                        self.talk(StreamOwned::new(connection, stream), || Ok(()), &rest, &mut answer)?;
+                        self.talk(StreamOwned::new(connection, stream), || Ok(()), &rest, longest)
                     }
                 }
             }
         }
-        Ok(answer)
     }
 
     pub(crate) fn connect(&self, from: Option<Ipv4Addr>) -> io::Result<TcpStream> {
@@ -463,29 +463,80 @@ impl Target {
         mut stream: impl Read + Write,
         end: impl FnOnce() -> io::Result<()>,
         shot: &Shot,
-        answer: &mut Vec<u8>,
-    ) -> io::Result<()> {
+        longest: usize,
+    ) -> io::Result<Reply> {
         let deadline = Instant::now() + self.timeout;
         // Whoever refuses a request may answer before it has all of it.
         let sent = stream.write_all(&shot.bytes).and_then(|()| stream.flush());
         if shot.ends && sent.is_ok() {
             let _ = end();
         }
+        let mut answer = Reply::default();
         let mut part = [0; 16 * 1024];
         loop {
             match stream.read(&mut part) {
                 Ok(0) => break,
-                Ok(length) => answer.extend_from_slice(&part[..length]),
+                Ok(length) => answer.bytes.extend_from_slice(&part[..length]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Closed, or silent: what there is is the answer.
-                Err(_) => break,
+                // So says a stream with a timeout.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    answer.cut = Some(io::ErrorKind::TimedOut.into());
+                }
+                Err(error) => answer.cut = Some(error),
             }
-            let has_head = answer.windows(4).any(|four| four == b"\r\n\r\n");
-            if (shot.goes_on && has_head) || answer.len() as u64 > LONGEST_ANSWER || Instant::now() > deadline {
+            if answer.bytes.len() > longest {
+                let text = format!("is longer than {longest} bytes, and was not read to its end");
+                answer.cut = Some(io::Error::new(io::ErrorKind::FileTooLarge, text));
+            } else if Instant::now() > deadline {
+                answer.cut = Some(io::ErrorKind::TimedOut.into());
+            }
+            if answer.cut.is_some() || (shot.goes_on && answer.head().is_some()) {
                 break;
             }
         }
-        if answer.is_empty() { sent } else { Ok(()) }
+        if answer.bytes.is_empty() {
+            sent?;
+        }
+        Ok(answer)
+    }
+}
+
+/// What came back.
+#[derive(Default)]
+pub(crate) struct Reply {
+    pub(crate) bytes: Vec<u8>,
+    /// Why it may not be all: it was closed, or silent, or too long.
+    pub(crate) cut: Option<io::Error>,
+}
+
+impl Reply {
+    fn head(&self) -> Option<&[u8]> {
+        let end = memchr::memmem::find(&self.bytes, b"\r\n\r\n")?;
+        self.bytes.get(..end + 4)
+    }
+
+    /// Of an answer in HTTP/1.
+    pub(crate) fn status(&self) -> Option<u16> {
+        let rest = self.bytes.strip_prefix(b"HTTP/1.")?;
+        std::str::from_utf8(rest.get(2..5)?).ok()?.parse().ok()
+    }
+
+    /// Why it is not a whole page that could be searched as it is.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let head = self.head().unwrap_or_default();
+        let length = self.bytes.len() - head.len();
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let value = |name| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let announced = value("content-length").map(|value| value.trim().parse());
+        match (announced, &self.cut) {
+            // Whether the connection is closed then, and how, says nothing more.
+            (Some(Ok(announced)), _) if length >= announced => None,
+            (_, Some(error)) => Some(error.to_string()),
+            (Some(_), None) => Some("ended before its length".to_owned()),
+            (None, None) if head.is_empty() => Some("ended before its head did".to_owned()),
+            (None, None) => value("transfer-encoding")
+                .map(|_| "came in chunks, which may cut addresses (expected none in answer to HTTP/1.0)".to_owned()),
+        }
     }
 }
 
