@@ -548,6 +548,41 @@ fn logs_that_are_made_or_rotated_meanwhile_are_searched() {
     assert_eq!((&found["trouble"], &found["searched"].as_array().unwrap().len()), (&Value::Array(vec![]), &5));
 }
 
+#[test]
+fn a_target_that_lets_nothing_through_is_trouble() {
+    const REFUSED: &str = "answered a plain request with";
+    let folder = Folder::new();
+    let log = folder.write("a.log", b"nothing\n");
+    // To the greeting, to requests with a header that says who somebody is, and to those with a certain one.
+    for (greeting, others, one, trouble) in [
+        ("200 OK", "200 OK", "200 OK", None),
+        ("302 Found", "404 Not Found", "200 OK", Some("plain requests through")),
+        ("403 Forbidden", "403 Forbidden", "403 Forbidden", Some(REFUSED)),
+        ("404 Not Found", "200 OK", "200 OK", Some(REFUSED)),
+        ("502 Bad Gateway", "502 Bad Gateway", "502 Bad Gateway", Some(REFUSED)),
+        ("200 OK", "200 OK", "502 Bad Gateway", Some("answered 2 times with 502")),
+        ("200 OK", "200 OK", "503 Service Unavailable", Some("answered 2 times with 503")),
+        ("200 OK", "200 OK", "504 Gateway Timeout", Some("answered 2 times with 504")),
+    ] {
+        let server = listen(move |stream| {
+            let request = read_request(stream);
+            let request = String::from_utf8_lossy(&request);
+            let status = match () {
+                () if request.contains("\ntrue-client-ip: ") => one,
+                // What the user gives is part of each.
+                () if request.lines().count() == 5 && request.contains("\ncookie: sid=1\r\n") => greeting,
+                () => others,
+            };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        });
+        let target = format!("http://{server}");
+        let (found, code) = report(&["--target", &target, "-H", "Cookie: sid=1", "--search", &log, "--wait", "0"]);
+        let said = found["trouble"].to_string();
+        assert_eq!(code, if trouble.is_some() { 2 } else { 0 }, "{said}");
+        assert!(trouble.is_none_or(|trouble| said.contains(trouble)), "{trouble:?}: {said}");
+    }
+}
+
 /// What is between angle brackets; each that is opened is closed, in order.
 fn tags(xml: &str) -> Vec<String> {
     let (mut tags, mut open) = (Vec::new(), Vec::new());

@@ -210,8 +210,26 @@ fn list(paths: &[PathBuf]) -> Result<Inputs> {
 struct Audit {
     searcher: Searcher,
     report: Report,
-    // What was in the target's answers.
-    answered: Outcome,
+    answered: Answered,
+}
+
+/// What the target answered.
+#[derive(Default)]
+struct Answered {
+    kinds: BTreeMap<Answer, u64>,
+    found: Outcome,
+    // Plain requests, and how many of them went through.
+    plain: u64,
+    served: u64,
+}
+
+impl Answered {
+    fn add(&mut self, kind: Answer, is_plain: bool, found: Outcome) {
+        *self.kinds.entry(kind).or_insert(0) += 1;
+        self.found += found;
+        self.plain += u64::from(is_plain);
+        self.served += u64::from(is_plain && kind.is_served());
+    }
 }
 
 /// The addresses are the user's own.
@@ -243,9 +261,9 @@ fn sent(arguments: &Arguments, server: &Server) -> Result<Audit> {
     };
     let greeting = target.shoot(&Shot::greeting(&style), LONGEST_ANSWER);
     let greeting = greeting.with_context(|| format!("{own}: can't be reached"))?;
-    if greeting.status().is_none() {
+    let Some(greeted) = greeting.status() else {
         bail!("{own}: does not answer in HTTP/1.1 (expected that; is it --proxy-protocol that is missing, or https?)");
-    }
+    };
     let mut canaries = Canaries::new()?;
     let shots = send::plan(&style, &mut canaries)?;
     // Over a Unix socket nobody speaks it.
@@ -256,7 +274,7 @@ fn sent(arguments: &Arguments, server: &Server) -> Result<Audit> {
     if let Some((start, streams)) = streams {
         audit.shoot_http2(&target, &style, &start, &streams)?;
     }
-    audit.sum_up();
+    audit.sum_up(greeted);
     Ok(audit)
 }
 
@@ -281,15 +299,15 @@ impl Audit {
         let searcher = Searcher::new(&addresses)?;
         let report =
             Report { canaries, are_made_up, answers: BTreeMap::new(), searched: Vec::new(), trouble: Vec::new() };
-        Ok(Self { searcher, report, answered: Outcome::default() })
+        Ok(Self { searcher, report, answered: Answered::default() })
     }
 
     /// Several at a time, and searches what comes back.
     fn shoot(&mut self, target: &Target, shots: &[Shot]) {
         const AT_ONCE: usize = 4;
         let next = AtomicUsize::new(0);
-        let answers = Mutex::new((Outcome::default(), BTreeMap::new()));
         let searcher = &self.searcher;
+        let answered = Mutex::new(&mut self.answered);
         let work = || {
             while let Some(shot) = shots.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let answer = target.shoot(shot, LONGEST_ANSWER);
@@ -303,9 +321,7 @@ impl Audit {
                 let mut found = searcher.search(bytes.as_slice(), Some(shot.path.as_str().into()), 0, 1);
                 let is_too_long = |error: &io::Error| error.kind() == io::ErrorKind::FileTooLarge;
                 found.missing = cut.filter(is_too_long).map(|error| error.to_string());
-                let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-                *answers.1.entry(kind).or_insert(0) += 1;
-                answers.0 += found;
+                answered.lock().unwrap_or_else(PoisonError::into_inner).add(kind, shot.is_plain, found);
             }
         };
         thread::scope(|scope| {
@@ -313,34 +329,43 @@ impl Audit {
                 scope.spawn(work);
             }
         });
-        let (outcome, answers) = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.report.answers = answers;
-        self.answered += outcome;
     }
 
     fn shoot_http2(&mut self, target: &Target, style: &Style<'_>, start: &Shot, streams: &[Stream]) -> Result<()> {
-        let Self { searcher, report, answered } = self;
+        let Self { searcher, answered, .. } = self;
         http2::send(target, style, start, streams, |stream, answer| {
             let kind = answer.as_ref().map_or(Answer::Closed, |(status, _)| Answer::Status(status.as_u16()));
-            *report.answers.entry(kind).or_insert(0) += 1;
             let answer = answer.map_or_else(|_| Vec::new(), |(_, answer)| answer);
-            *answered += searcher.search(answer.as_slice(), Some(stream.path.as_str().into()), 0, 1);
+            let found = searcher.search(answer.as_slice(), Some(stream.path.as_str().into()), 0, 1);
+            answered.add(kind, true, found);
         })
     }
 
     /// What the target said, and whether it heard all.
-    fn sum_up(&mut self) {
-        let answers = &self.report.answers;
-        if let Some(count) = answers.get(&Answer::Unreachable) {
-            self.report.trouble.push(format!("the target: could not be reached {count} times, so not all was sent"));
+    fn sum_up(&mut self, greeted: u16) {
+        let Answered { kinds, found, plain, served } = std::mem::take(&mut self.answered);
+        let mut trouble = |text: String| self.report.trouble.push(format!("the target: {text}"));
+        if let Some(count) = kinds.get(&Answer::Unreachable) {
+            trouble(format!("could not be reached {count} times, so not all was sent"));
         }
-        if let Some(count) = answers.get(&Answer::Status(429)) {
-            let text =
-                format!("the target: answered {count} times with 429, so not all went through (raise its limits)");
-            self.report.trouble.push(text);
+        for (status, advice) in [
+            (429, "raise its limits"),
+            (502, "see what is behind it"),
+            (503, "see what is behind it"),
+            (504, "see what is behind it"),
+        ] {
+            if let Some(count) = kinds.get(&Answer::Status(status)) {
+                trouble(format!("answered {count} times with {status}, so not all went through ({advice})"));
+            }
         }
-        let outcome = std::mem::take(&mut self.answered);
-        self.note("the target's answers", Ok(outcome), false);
+        let advice = "expected 2xx or 3xx: --path, --host and -H can say what it wants";
+        if !Answer::Status(greeted).is_served() {
+            trouble(format!("answered a plain request with {greeted}, so it may not look at others ({advice})"));
+        } else if served * 2 < plain {
+            trouble(format!("let only {served} of {plain} plain requests through ({advice})"));
+        }
+        self.report.answers = kinds;
+        self.note("the target's answers", Ok(found), false);
     }
 
     fn add(&mut self, name: String, outcome: Outcome, is_memory: bool) {

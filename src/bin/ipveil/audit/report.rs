@@ -42,6 +42,13 @@ pub(crate) enum Answer {
     Unreachable,
 }
 
+impl Answer {
+    /// The request went through.
+    pub(crate) fn is_served(self) -> bool {
+        matches!(self, Self::Status(200..=399))
+    }
+}
+
 impl Report {
     pub(crate) fn has_findings(&self) -> bool {
         self.finds(false).next().is_some()

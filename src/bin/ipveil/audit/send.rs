@@ -35,7 +35,24 @@ pub(crate) struct Style<'s> {
     pub(crate) is_loopback: bool,
 }
 
+impl Style<'_> {
+    /// A request's head with these lines in it.
+    fn head(&self, first: &str, lines: &[u8]) -> Vec<u8> {
+        let mut head = format!("{first}\r\nHost: {}\r\n", self.host).into_bytes();
+        for (name, value) in self.extra {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(lines);
+        head.extend_from_slice(b"Connection: close\r\n\r\n");
+        head
+    }
+}
+
 /// One connection.
+#[derive(Default)]
 pub(crate) struct Shot {
     pub(crate) path: String,
     bytes: Vec<u8>,
@@ -45,6 +62,8 @@ pub(crate) struct Shot {
     goes_on: bool,
     /// Nothing more comes, and the target should see that.
     ends: bool,
+    /// A request that there is no reason to refuse.
+    pub(crate) is_plain: bool,
 }
 
 /// Everything that there is to send.
@@ -80,22 +99,12 @@ impl Plan<'_> {
             bytes = announce(version, client);
         }
         bytes.extend(request.into());
-        self.shots.push(Shot { path: path.to_owned(), bytes, from: None, goes_on: false, ends: false });
+        self.shots.push(Shot { path: path.to_owned(), bytes, ..Shot::default() });
         Ok(self.shots.last_mut().expect("it was just added"))
     }
 
-    /// A request's head with these lines in it.
     fn head(&self, first: &str, lines: &[u8]) -> Vec<u8> {
-        let mut head = format!("{first}\r\nHost: {}\r\n", self.style.host).into_bytes();
-        for (name, value) in self.style.extra {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(lines);
-        head.extend_from_slice(b"Connection: close\r\n\r\n");
-        head
+        self.style.head(first, lines)
     }
 
     fn get(&self, lines: impl AsRef<[u8]>) -> Vec<u8> {
@@ -128,7 +137,7 @@ impl Plan<'_> {
                 };
                 let client = self.canary(is_v4, path)?;
                 let bytes = [announce(version, client), self.get("")].concat();
-                self.shots.push(Shot { path: path.to_owned(), bytes, from: None, goes_on: false, ends: false });
+                self.shots.push(Shot { path: path.to_owned(), bytes, ..Shot::default() });
             }
         }
         if self.style.proxy_protocol.is_some() {
@@ -152,7 +161,7 @@ impl Plan<'_> {
                 _ => [v2.clone(), v2].concat(),
             };
             let bytes = [bytes, self.get("")].concat();
-            self.shots.push(Shot { path: path.to_owned(), bytes, from: None, goes_on: false, ends: true });
+            self.shots.push(Shot { path: path.to_owned(), bytes, ends: true, ..Shot::default() });
         }
         Ok(())
     }
@@ -168,7 +177,7 @@ impl Plan<'_> {
                 let client = self.canary(is_v4, name)?;
                 let value = value(name, client);
                 let request = self.get(format!("{name}: {value}\r\n"));
-                self.shoot(name, request)?;
+                self.shoot(name, request)?.is_plain = true;
             }
         }
         Ok(())
@@ -544,9 +553,8 @@ impl Shot {
     /// A request without anything that gives somebody away, to see whether there is anybody.
     pub(crate) fn greeting(style: &Style<'_>) -> Self {
         let mut bytes = Self::greeting_before(style).bytes;
-        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", style.path, style.host);
-        bytes.extend_from_slice(request.as_bytes());
-        Self { path: "greeting".to_owned(), bytes, from: None, goes_on: false, ends: false }
+        bytes.extend(style.head(&format!("GET {} HTTP/1.1", style.path), b""));
+        Self { path: "greeting".to_owned(), bytes, ..Self::default() }
     }
 
     /// What comes before it, which gives nobody away either.
@@ -557,7 +565,7 @@ impl Shot {
             Some(ProxyProtocol::V2) => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
             None => Vec::new(),
         };
-        Self { path: String::new(), bytes, from: None, goes_on: false, ends: false }
+        Self { path: String::new(), bytes, ..Self::default() }
     }
 
     /// What comes before requests on a connection of many.
@@ -567,7 +575,7 @@ impl Shot {
             Some(version) => announce(version, canaries.v4(&path)?),
             None => Vec::new(),
         };
-        Ok(Self { path, bytes, from: None, goes_on: true, ends: false })
+        Ok(Self { path, bytes, goes_on: true, ..Self::default() })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -577,7 +585,7 @@ impl Shot {
     /// What somebody asks for who wants to read it, in one piece.
     pub(crate) fn page(host: &str, path: &str) -> Self {
         let bytes = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n").into_bytes();
-        Self { path: "page".to_owned(), bytes, from: None, goes_on: false, ends: false }
+        Self { path: "page".to_owned(), bytes, ..Self::default() }
     }
 
     fn bytes_before_tls(&self) -> usize {
