@@ -60,11 +60,11 @@ use crate::{
 /// for each of them as text, as number, as bytes, encoded, and hashed without a key.
 #[derive(Args)]
 #[command(after_help = "\
-Exit codes: 0 nothing was found; 1 an address was found; 2 something went wrong, so that not all was searched.
+Exit codes: 0 nothing was found; 1 an address was found; 2 none was found, but something went wrong, so that not all was searched.
 
 Examples:
   ipveil audit --target http://127.0.0.1:8080 --search /var/log/app /var/log/ipveil --fetch http://127.0.0.1:9090/metrics
-  journalctl -f --no-tail --since today -o export > FILE & ipveil audit --target https://example.com --search FILE; kill %1
+  journalctl -f --no-tail --since today -o export > FILE & ipveil audit --target https://example.com --search FILE
   pg_dump app | ipveil audit --search-only 198.51.100.23 --stdin --junit audit.xml
 
 Compressed files are gzip or zstd. What a database or a journal compresses by itself is not looked into: dump it, or export it.
