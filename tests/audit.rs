@@ -556,9 +556,9 @@ fn a_target_that_lets_nothing_through_is_trouble() {
     // To the greeting, to requests with a header that says who somebody is, and to those with a certain one.
     for (greeting, others, one, trouble) in [
         ("200 OK", "200 OK", "200 OK", None),
-        ("302 Found", "404 Not Found", "200 OK", Some("plain requests through")),
+        ("302 Found", "403 Forbidden", "200 OK", Some("plain requests through")),
         ("403 Forbidden", "403 Forbidden", "403 Forbidden", Some(REFUSED)),
-        ("404 Not Found", "200 OK", "200 OK", Some(REFUSED)),
+        ("403 Forbidden", "200 OK", "200 OK", Some(REFUSED)),
         ("502 Bad Gateway", "502 Bad Gateway", "502 Bad Gateway", Some(REFUSED)),
         ("200 OK", "200 OK", "502 Bad Gateway", Some("answered 2 times with 502")),
         ("200 OK", "200 OK", "503 Service Unavailable", Some("answered 2 times with 503")),

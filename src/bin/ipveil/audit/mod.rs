@@ -358,7 +358,7 @@ impl Audit {
                 trouble(format!("answered {count} times with {status}, so not all went through ({advice})"));
             }
         }
-        let advice = "expected 2xx or 3xx: --path, --host and -H can say what it wants";
+        let advice = "expected an answer of what is behind it: --path, --host and -H can say what it wants";
         if !Answer::Status(greeted).is_served() {
             trouble(format!("answered a plain request with {greeted}, so it may not look at others ({advice})"));
         } else if served * 2 < plain {

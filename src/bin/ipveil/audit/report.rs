@@ -43,9 +43,9 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// The request went through.
+    /// The request went through; also to an application that has no such page, or wants it otherwise.
     pub(crate) fn is_served(self) -> bool {
-        matches!(self, Self::Status(200..=399))
+        matches!(self, Self::Status(200..=399 | 404 | 405 | 410))
     }
 }
 
