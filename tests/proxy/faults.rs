@@ -414,6 +414,8 @@ fn connections_beyond_the_limit_wait() {
     for client in [&mut first, &mut second] {
         client.send(get("/", ""));
         assert_eq!(client.answer().text(), "yes");
+        // They go on.
+        client.send("GET /");
     }
     let mut third = connect(edge.port);
     third.send(get("/", ""));
@@ -422,6 +424,22 @@ fn connections_beyond_the_limit_wait() {
     drop(first);
     third.stream.set_read_timeout(Some(SOON)).unwrap();
     assert_eq!(third.answer().text(), "yes");
+}
+
+#[test]
+fn a_connection_that_waits_makes_room_for_one_that_asks() {
+    let server = yes();
+    let edge = start(&(before(server.address) + "[limits]\nconnections = 2\n"));
+    let mut clients = [connect(edge.port), connect(edge.port)];
+    for client in &mut clients {
+        client.send(get("/", ""));
+        assert_eq!(client.answer().text(), "yes");
+    }
+    let mut third = connect(edge.port);
+    third.send(get("/", ""));
+    assert_eq!(third.answer().text(), "yes");
+    assert!(clients[0].is_closed());
+    until(|| edge.log().contains("as many connections as limits.connections allows").then_some(()));
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Watch {
     deadlines: [AtomicU32; 2],
     drain: AtomicBool,
     close: AtomicBool,
+    // Since which tick it waits for a request without a buffer.
+    parked: AtomicU32,
     waker: Mutex<Option<Waker>>,
     body: AtomicU8,
 }
@@ -56,6 +58,7 @@ impl Watch {
             deadlines: [AtomicU32::new(NEVER), AtomicU32::new(NEVER)],
             drain: AtomicBool::new(false),
             close: AtomicBool::new(false),
+            parked: AtomicU32::new(NEVER),
             waker: Mutex::new(None),
             body: AtomicU8::new(NO_BODY),
         });
@@ -113,6 +116,11 @@ impl Watch {
     #[inline]
     pub(crate) fn is_closing(&self) -> bool {
         self.close.load(Relaxed)
+    }
+
+    /// Whether it is a connection that has waited for a request for a while.
+    pub(crate) fn park(&self, is_parked: bool) {
+        self.parked.store(if is_parked { now() } else { NEVER }, Relaxed);
     }
 
     /// A request has begun, and with it the client's body, if it has one.
@@ -180,6 +188,18 @@ pub(crate) fn close() {
         watch.close.store(true, Relaxed);
         true
     });
+}
+
+/// Ends the connection of this thread that has waited longest for a request, if one has: somebody else needs the room.
+pub(crate) fn make_room() {
+    let longest = WATCHED.with_borrow(|watched| {
+        let waiting = watched.iter().filter(|watch| watch.parked.load(Relaxed) != NEVER && !watch.is_closing());
+        waiting.min_by_key(|watch| watch.parked.load(Relaxed)).cloned()
+    });
+    if let Some(watch) = longest {
+        watch.close.store(true, Relaxed);
+        watch.wake();
+    }
 }
 
 /// How many connections and exchanges of this thread there are.

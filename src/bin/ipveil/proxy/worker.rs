@@ -296,6 +296,7 @@ impl Accept {
             }
         }
         while !self.has_room() {
+            watch::make_room();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

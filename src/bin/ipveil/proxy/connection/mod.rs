@@ -251,7 +251,10 @@ where
         // What is idle for longer than most gives back what it does not need: a part of a buffer would keep all of it.
         drop(begun);
         connection.watch.within(Due::Phase, site.deadlines.keep_alive.saturating_sub(UNPARKED));
-        match in_time(&connection.watch, parked.wait()).await {
+        connection.watch.park(true);
+        let waited = in_time(&connection.watch, parked.wait()).await;
+        connection.watch.park(false);
+        match waited {
             Some(Ok(true)) => io = Some(parked),
             Some(_) => return Ended::Well,
             None => return Ended::Idle,
