@@ -377,17 +377,17 @@ impl Scrubber {
             (_, What::Unclear) => out.extend_from_slice(UNKNOWN),
             (StandIn::Network(keep), What::Address(address)) => {
                 let network = keep.cut(address.into());
-                let kind = if network.addr().is_ipv6() { Shown::Ipv6 } else { Shown::Network };
+                let kind = if network.addr().is_ipv6() { Written::Ipv6 } else { Written::Network };
                 in_brackets(text, literal, kind, out, |out| write_network(network, out));
             }
             (StandIn::Country(countries), What::Address(address)) => {
                 let country = countries.of(address.into());
                 let letters = country.as_ref().map_or(UNKNOWN, |country| country.as_str().as_bytes());
                 // Many are groups of an IPv6 address.
-                in_brackets(text, literal, Shown::Ipv6, out, |out| out.extend_from_slice(letters));
+                in_brackets(text, literal, Written::Ipv6, out, |out| out.extend_from_slice(letters));
             }
             (StandIn::Pseudonym { shape, is_stable, has_window, .. }, What::Address(address)) => {
-                let kind = if *shape == Shape::Address { Shown::Ipv6 } else { Shown::Other };
+                let kind = if *shape == Shape::Address { Written::Ipv6 } else { Written::Other };
                 let pseudonym = match memo {
                     Some(memo) if *is_stable && !has_window => {
                         let bits = memo.recall(address, || self.pseudonym(address).bits());
@@ -469,17 +469,17 @@ fn is_nobodys(address: Canonical) -> bool {
 /// An IPv6 address would become one with what stands around it, and so would the length of a prefix: brackets keep them
 /// apart if need be.
 #[inline]
-fn in_brackets(text: &[u8], literal: &Literal, kind: Shown, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+fn in_brackets(text: &[u8], literal: &Literal, kind: Written, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let behind = &text[literal.end..];
     let joins = match kind {
-        Shown::Other => false,
-        Shown::Network => match behind {
+        Written::Other => false,
+        Written::Network => match behind {
             [b':', rest @ ..] => rest.iter().find(|byte| !byte.is_ascii_hexdigit()) == Some(&b':'),
             [b'.', next, ..] => next.is_ascii_digit(),
             _ => false,
         },
-        Shown::Ipv6 => {
+        Written::Ipv6 => {
             matches!(text[..literal.start], [.., byte] if byte == b':' || is_word(byte))
                 || match *behind {
                     [b':' | b'.' | b'%', next, ..] => next.is_ascii_hexdigit() || next == b':',
@@ -498,9 +498,9 @@ fn in_brackets(text: &[u8], literal: &Literal, kind: Shown, out: &mut Vec<u8>, w
     }
 }
 
-/// What has to be kept apart from its surroundings.
+/// What is written, as far as it has to be kept apart from what stands around it.
 #[derive(Clone, Copy)]
-enum Shown {
+enum Written {
     Ipv6,
     Network,
     Other,

@@ -234,7 +234,7 @@ impl Proxy {
     async fn attend(&mut self, signals: &mut Signals) -> anyhow::Result<admin::Admin> {
         let admin = admin::Admin::serve(std::mem::take(&mut self.admin), self.state())?;
         for (address, _) in &self.listening {
-            tracing::info!(address = %Shown(address), "listening");
+            tracing::info!(address = %InLog(address), "listening");
         }
         let mut _health = health::Checks::start(&self.site);
         let mut look = tokio::time::interval(LOOK);
@@ -453,9 +453,9 @@ fn filter(log: &config::Log) -> anyhow::Result<EnvFilter> {
 }
 
 /// An address of our own, as the log may show it: the port, which is what says which listener it is.
-struct Shown<'a>(&'a Address);
+struct InLog<'a>(&'a Address);
 
-impl std::fmt::Display for Shown<'_> {
+impl std::fmt::Display for InLog<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Address::Tcp(address) => write!(f, "port {}", address.port()),
