@@ -162,6 +162,7 @@ fn completions_and_the_manual_name_every_command() {
         String::from_utf8(output.stdout).unwrap()
     };
     let manual = output(&["man"]);
+    assert!(!manual.contains("\\-proxy(1)"), "there is no such page");
     for shell in ["bash", "zsh", "fish"] {
         let completions = output(&["completions", shell]);
         for command in &commands {

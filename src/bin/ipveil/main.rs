@@ -21,7 +21,7 @@ mod scrub;
 #[cfg(feature = "proxy")]
 mod wipe;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -121,11 +121,18 @@ fn man() -> anyhow::Result<()> {
     let mut command = Arguments::command();
     command.build();
     let mut out = std::io::stdout().lock();
-    clap_mangen::Man::new(command.clone()).render(&mut out)?;
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    // There are no pages of their own.
+    let mut page = String::from_utf8(page)?;
+    for part in command.get_subcommands() {
+        page = page.replace(&format!("ipveil\\-{}(1)", part.get_name()), &format!("ipveil {}", part.get_name()));
+    }
+    write!(out, "{page}")?;
     man_of_parts(&command, "ipveil", &mut out)
 }
 
-fn man_of_parts(command: &clap::Command, above: &str, out: &mut impl std::io::Write) -> anyhow::Result<()> {
+fn man_of_parts(command: &clap::Command, above: &str, out: &mut impl Write) -> anyhow::Result<()> {
     for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
         let name = format!("{above} {}", part.get_name());
         writeln!(out, ".SH \"{}\"", name.to_uppercase())?;
