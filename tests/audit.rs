@@ -9,7 +9,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -581,6 +584,44 @@ fn a_target_that_lets_nothing_through_is_trouble() {
         assert_eq!(code, if trouble.is_some() { 2 } else { 0 }, "{said}");
         assert!(trouble.is_none_or(|trouble| said.contains(trouble)), "{trouble:?}: {said}");
     }
+}
+
+#[test]
+fn an_answer_over_http_2_that_is_not_read_to_its_end_is_trouble() {
+    use hyper::{Request, Response, Version, body::Incoming, service::service_fn};
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+    };
+
+    let is_first = Arc::new(AtomicBool::new(true));
+    let answer = move |request: Request<Incoming>| {
+        let is_large = request.version() == Version::HTTP_2
+            && !request.headers().is_empty()
+            && is_first.swap(false, Ordering::SeqCst);
+        let octets = bytes::Bytes::from(vec![b'x'; if is_large { 5 << 20 } else { 2 }]);
+        std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::new(octets))))
+    };
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            tell.send(socket.local_addr().unwrap()).unwrap();
+            while let Ok((stream, _)) = socket.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+                });
+            }
+        });
+    });
+    let folder = Folder::new();
+    let log = folder.write("a.log", b"nothing\n");
+    let target = format!("http://{}", told.recv().unwrap());
+    let (found, code) = report(&["--target", &target, "--search", &log, "--wait", "0"]);
+    assert_eq!(code, 2);
+    assert!(found["trouble"].to_string().contains("is longer than"), "{found}");
 }
 
 /// What is between angle brackets; each that is opened is closed, in order.

@@ -1,29 +1,25 @@
 //! The same headers again, in HTTP/2: all on one connection, if the target speaks it.
 
-use std::{
-    io,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ipveil::headers::{Strip, known};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
-    runtime, time,
+    runtime,
+    time::{self, Instant},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
     canary::Canaries,
-    send::{LONGEST_ANSWER, Shot, Style, Target, value},
+    send::{LONGEST_ANSWER, Reply, Shot, Style, Target, value},
 };
 
 /// One request.
@@ -67,21 +63,21 @@ pub(crate) fn send(
     style: &Style<'_>,
     start: &Shot,
     streams: &[Stream],
-    mut see: impl FnMut(&Stream, io::Result<(StatusCode, Vec<u8>)>),
+    mut see: impl FnMut(&Stream, io::Result<(StatusCode, Reply)>),
 ) -> anyhow::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut sender = None;
         for stream in streams {
+            let deadline = Instant::now() + target.timeout;
             let exchange = async {
                 let sender = match &mut sender {
                     Some(sender) => sender,
-                    none => none.insert(connect(target, start).await?),
+                    none => none.insert(in_time(deadline, connect(target, start)).await??),
                 };
-                ask(sender, target, style, stream).await
+                ask(sender, target, style, stream, deadline).await
             };
-            let answer = time::timeout(target.timeout, exchange).await;
-            let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let answer = exchange.await;
             // Whoever refuses a request may refuse the connection.
             if answer.is_err() {
                 sender = None;
@@ -124,23 +120,31 @@ async fn ask(
     target: &Target,
     style: &Style<'_>,
     stream: &Stream,
-) -> io::Result<(StatusCode, Vec<u8>)> {
-    let started = Instant::now();
+    deadline: Instant,
+) -> io::Result<(StatusCode, Reply)> {
     let scheme = if target.is_tls() { "https" } else { "http" };
     let uri = format!("{scheme}://{}{}", style.host, stream.target);
     let mut request = Request::get(uri).body(Full::default()).map_err(io::Error::other)?;
     *request.headers_mut() = stream.headers.clone();
-    sender.ready().await.map_err(io::Error::other)?;
-    let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
-    let mut answer = Vec::new();
+    in_time(deadline, sender.ready()).await?.map_err(io::Error::other)?;
+    let answer = in_time(deadline, sender.send_request(request)).await?.map_err(io::Error::other)?;
+    let (head, mut body) = answer.into_parts();
+    let mut answer = Reply::default();
     for (name, value) in &head.headers {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            answer.extend_from_slice(part);
+            answer.bytes.extend_from_slice(part);
         }
     }
-    let rest = target.timeout.saturating_sub(started.elapsed());
-    if let Ok(Ok(body)) = time::timeout(rest, Limited::new(body, LONGEST_ANSWER).collect()).await {
-        answer.extend_from_slice(&body.to_bytes());
+    // What has come before it broke off, or before it was late, counts.
+    while let Ok(Some(Ok(frame))) = in_time(deadline, body.frame()).await {
+        answer.bytes.extend_from_slice(frame.data_ref().map(Bytes::as_ref).unwrap_or_default());
+        if answer.cut_if_longer_than(LONGEST_ANSWER) {
+            break;
+        }
     }
     Ok((head.status, answer))
+}
+
+async fn in_time<T>(deadline: Instant, future: impl Future<Output = T>) -> io::Result<T> {
+    time::timeout_at(deadline, future).await.map_err(|_| io::ErrorKind::TimedOut.into())
 }

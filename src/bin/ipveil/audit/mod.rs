@@ -317,10 +317,9 @@ impl Audit {
                     // Whoever refuses may close before it has read all.
                     Err(_) => Answer::Closed,
                 };
-                let Reply { bytes, cut } = answer.unwrap_or_default();
-                let mut found = searcher.search(bytes.as_slice(), Some(shot.path.as_str().into()), 0, 1);
-                let is_too_long = |error: &io::Error| error.kind() == io::ErrorKind::FileTooLarge;
-                found.missing = cut.filter(is_too_long).map(|error| error.to_string());
+                let answer = answer.unwrap_or_default();
+                let mut found = searcher.search(answer.bytes.as_slice(), Some(shot.path.as_str().into()), 0, 1);
+                found.missing = answer.too_long();
                 answered.lock().unwrap_or_else(PoisonError::into_inner).add(kind, shot.is_plain, found);
             }
         };
@@ -335,8 +334,9 @@ impl Audit {
         let Self { searcher, answered, .. } = self;
         http2::send(target, style, start, streams, |stream, answer| {
             let kind = answer.as_ref().map_or(Answer::Closed, |(status, _)| Answer::Status(status.as_u16()));
-            let answer = answer.map_or_else(|_| Vec::new(), |(_, answer)| answer);
-            let found = searcher.search(answer.as_slice(), Some(stream.path.as_str().into()), 0, 1);
+            let answer = answer.map_or_else(|_| Reply::default(), |(_, answer)| answer);
+            let mut found = searcher.search(answer.bytes.as_slice(), Some(stream.path.as_str().into()), 0, 1);
+            found.missing = answer.too_long();
             answered.add(kind, true, found);
         })
     }

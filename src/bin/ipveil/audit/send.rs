@@ -493,10 +493,7 @@ impl Target {
                 }
                 Err(error) => answer.cut = Some(error),
             }
-            if answer.bytes.len() > longest {
-                let text = format!("is longer than {longest} bytes, and was not read to its end");
-                answer.cut = Some(io::Error::new(io::ErrorKind::FileTooLarge, text));
-            } else if Instant::now() > deadline {
+            if !answer.cut_if_longer_than(longest) && Instant::now() > deadline {
                 answer.cut = Some(io::ErrorKind::TimedOut.into());
             }
             if answer.cut.is_some() || (shot.goes_on && answer.head().is_some()) {
@@ -519,6 +516,21 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    pub(crate) fn cut_if_longer_than(&mut self, longest: usize) -> bool {
+        let is_longer = self.bytes.len() > longest;
+        if is_longer {
+            let text = format!("is longer than {longest} bytes, and was not read to its end");
+            self.cut = Some(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        is_longer
+    }
+
+    /// Why it is not all, if it is too long; who is sent something odd may close the connection, or say nothing.
+    pub(crate) fn too_long(&self) -> Option<String> {
+        let cut = self.cut.as_ref()?;
+        (cut.kind() == io::ErrorKind::FileTooLarge).then(|| cut.to_string())
+    }
+
     fn head(&self) -> Option<&[u8]> {
         let end = memchr::memmem::find(&self.bytes, b"\r\n\r\n")?;
         self.bytes.get(..end + 4)
