@@ -578,6 +578,12 @@ fn what_does_not_end_is_ended() {
     assert!(edge.end().success());
     assert!(began.elapsed() > HALF && began.elapsed() < SOON / 2, "{:?}", began.elapsed());
     assert!(waiting.is_closed() && upgraded.is_closed());
+    // No client went away.
+    let lines = edge.lines();
+    assert!(
+        lines.iter().any(|line| line.contains("\" 503 ")) && !lines.iter().any(|line| line.contains("\" 499 ")),
+        "{lines:?}"
+    );
 }
 
 #[test]

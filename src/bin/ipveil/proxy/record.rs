@@ -106,8 +106,9 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.connection.end();
         let took = self.began.elapsed();
-        // As nginx has it: the client closed the connection before there was an answer.
-        let status = self.status.map_or(499, |status| status.as_u16());
+        // As nginx has it, 499: the client closed the connection before there was an answer. Unless we did.
+        let unanswered = if self.connection.watch.is_closing() { 503 } else { 499 };
+        let status = self.status.map_or(unanswered, |status| status.as_u16());
         self.connection.counters.request(status, took, self.sent);
         if let (Some(line), Some(log)) = (&self.line, &self.site.log) {
             access_log::write(log, line, status, self.sent, took);
