@@ -477,7 +477,7 @@ impl Audit {
             unread.append(&mut reader.unread);
         }
         let size = |places: &[Range<u64>]| places.iter().map(|place| place.end - place.start).sum::<u64>();
-        all.bytes -= size(&unread);
+        all.bytes = all.bytes.saturating_sub(size(&unread));
         if all.bytes == 0 && all.missing.is_none() {
             bail!("the memory of process {process} can't be read (expected to be root, or to have CAP_SYS_PTRACE)");
         }
