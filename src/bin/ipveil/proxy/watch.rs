@@ -190,14 +190,17 @@ pub(crate) fn close() {
     });
 }
 
-/// Ends the connection of this thread that has waited longest for a request, if one has: somebody else needs the room.
+/// Ends the connection of this thread that has waited longest for a request, if one has: somebody else needs the room. If its
+/// request has come in this moment, it is served.
 pub(crate) fn make_room() {
     let longest = WATCHED.with_borrow(|watched| {
-        let waiting = watched.iter().filter(|watch| watch.parked.load(Relaxed) != NEVER && !watch.is_closing());
+        let waiting = watched.iter().filter(|watch| watch.parked.load(Relaxed) != NEVER);
         waiting.min_by_key(|watch| watch.parked.load(Relaxed)).cloned()
     });
     if let Some(watch) = longest {
-        watch.close.store(true, Relaxed);
+        watch.park(false);
+        // Late, unless what is read gives it time anew.
+        watch.deadlines[Due::Phase as usize].store(0, Relaxed);
         watch.wake();
     }
 }
