@@ -32,7 +32,7 @@ use ipnet::IpNet;
 use crate::{
     geo::{Countries, Country},
     keys::EpochKey,
-    pseudonym::{Handle, Octets, Pseudonym, PseudonymRange, Purpose},
+    pseudonym::{Handle, Octets, Pseudonym, PseudonymRange},
 };
 
 /// The other end of a connection.
@@ -198,18 +198,17 @@ impl Subject {
             Self::V6(octets) => Octets::V6(first_octets(octets, 8)),
             Self::Pseudonym(octets) => Octets::Pseudonym(octets),
         };
-        Handle::new(key, Purpose::Pseudonyms, octets)
+        Handle::new(key, octets)
     }
 
+    /// For limits; often the one that is `known` already.
     #[inline]
-    pub(crate) fn limit_handle(&self, key: &EpochKey) -> Option<Handle> {
-        let octets = match self {
-            Self::V4(octets) => Octets::V4(octets),
+    pub(crate) fn limit_handle(&self, key: &EpochKey, known: Option<Handle>) -> Option<Handle> {
+        match self {
             // Many a client is given a /56, and could take a fresh allowance from each /64 in it.
-            Self::V6(octets) => Octets::V6(first_octets(octets, 7)),
-            Self::Pseudonym(octets) => Octets::Pseudonym(octets),
-        };
-        Handle::new(key, Purpose::Limits, octets)
+            Self::V6(octets) => Handle::new(key, Octets::V6(first_octets(octets, 7))),
+            Self::V4(_) | Self::Pseudonym(_) => known.or_else(|| self.handle(key)),
+        }
     }
 
     /// The pseudonym of address shape that an edge before us has made already.

@@ -88,7 +88,7 @@ impl Known {
         let at = keys.with(reader, |key, at| {
             handle = subject.handle(key);
             if policy.limits {
-                limits = subject.limit_handle(key);
+                limits = subject.limit_handle(key, handle);
             }
             at
         });
@@ -97,7 +97,9 @@ impl Known {
         };
         // All parts first: what is put together piece by piece and then moved costs the processor a wait.
         let next_limits = match policy.limits {
-            true => keys.with_next(reader, |key, start| Some((subject.limit_handle(key)?, seconds(start)))).flatten(),
+            true => {
+                keys.with_next(reader, |key, start| Some((subject.limit_handle(key, None)?, seconds(start)))).flatten()
+            }
             false => None,
         };
         let ready_made = subject.ready_made();

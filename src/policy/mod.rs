@@ -68,7 +68,7 @@ use crate::{
     headers::Lines,
     keys::KeyRing,
     lend::reader,
-    pseudonym::{PseudonymRange, Question, Shape},
+    pseudonym::{PseudonymRange, Purpose, Question, Shape},
     resolve::Withheld,
 };
 
@@ -330,7 +330,8 @@ impl Inner {
         self.is_scoped |= meaning != Meaning::Unscoped;
         let has_window = view.window_length().is_some();
         self.windows |= has_window;
-        let question = Question::new(name, has_window);
+        let purpose = if view.method() == Method::Limit { Purpose::Limits } else { Purpose::Pseudonyms };
+        let question = Question::new(purpose, name, has_window);
         let is_typed = self.typed == Some(self.views.len());
         self.views.push(Entry { view: view.clone(), meaning, form, question, is_typed });
         Ok(())

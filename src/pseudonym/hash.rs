@@ -8,13 +8,6 @@ use crate::keys::EpochKey;
 #[repr(align(8))]
 pub(crate) struct Handle([u8; 32]);
 
-/// What a handle is for: first byte of its input.
-#[derive(Clone, Copy)]
-pub(crate) enum Purpose {
-    Pseudonyms = b'H' as isize,
-    Limits = b'L' as isize,
-}
-
 /// Which octets of a client are hashed.
 #[derive(Clone, Copy)]
 pub(crate) enum Octets<'a> {
@@ -28,8 +21,8 @@ impl Handle {
     pub(crate) const NOBODY: Self = Self([0; 32]);
 
     #[inline(always)]
-    pub(crate) fn new(key: &EpochKey, purpose: Purpose, octets: Octets<'_>) -> Option<Self> {
-        let mut input = Block::new(purpose as u8);
+    pub(crate) fn new(key: &EpochKey, octets: Octets<'_>) -> Option<Self> {
+        let mut input = Block::new(b'H');
         match octets {
             Octets::V4(octets) => {
                 input.push(&[4]);
@@ -48,6 +41,13 @@ impl Handle {
     }
 }
 
+/// What a view asks for: first byte of what a handle is asked.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    Pseudonyms = b'P' as isize,
+    Limits = b'L' as isize,
+}
+
 /// What a handle is asked in one view: the input of a pseudonym's hash, put together beforehand as far as it can be.
 #[derive(Clone)]
 pub(crate) struct Question {
@@ -58,8 +58,8 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    pub(crate) fn new(view: &str, has_window: bool) -> Self {
-        let mut block = Block::new(b'P');
+    pub(crate) fn new(purpose: Purpose, view: &str, has_window: bool) -> Self {
+        let mut block = Block::new(purpose as u8);
         // Checked when the policy was made: a view's name has at most 32 bytes.
         block.push(&[view.len() as u8]);
         block.push(view.as_bytes());
@@ -250,7 +250,7 @@ mod tests {
     proptest! {
         #[test]
         fn inputs_longer_than_a_block_are_hashed_whole(view in "[a-z]{1,32}", scope in ".{0,200}") {
-            let question = Question::new(&view, true);
+            let question = Question::new(Purpose::Pseudonyms, &view, true);
             let mut plain = vec![b'P', view.len() as u8];
             plain.extend_from_slice(view.as_bytes());
             plain.push(4);

@@ -29,13 +29,12 @@ pub(crate) use self::{
 /// | value | key | input |
 /// |---|---|---|
 /// | handle | epoch key | `H`, family (4, 6 or 16), octets |
-/// | limit handle | epoch key | `L`, family, octets |
 /// | session | handle | `S`, then per credential: `C` or `A`, length of the cookie's name (4 bytes), name, length of the value (4 bytes), value |
 /// | pseudonym | handle | `P`, length of view (1 byte), view, kind of scope (1 byte), length of scope (4 bytes), scope, window (8 bytes) |
-/// | limit key | limit handle | as for a pseudonym |
+/// | limit key | handle | as for a pseudonym, with `L` instead of `P` |
 ///
-/// - **Octets**: all four of an IPv4 address (family 4). The first eight of an IPv6 address (family 6), seven for a limit
-///   handle; all sixteen where the first eight are zero or begin `0064:ff9b:0001`, since many clients share those. All
+/// - **Octets**: all four of an IPv4 address (family 4). The first eight of an IPv6 address (family 6), seven for limit
+///   keys; all sixteen where the first eight are zero or begin `0064:ff9b:0001`, since many clients share those. All
 ///   sixteen of a pseudonym that another edge has made (family 16).
 /// - **Session**: cookies in the order in which the policy names them, those of one name in the order in which they came, then
 ///   `Authorization`.

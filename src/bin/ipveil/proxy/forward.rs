@@ -74,9 +74,8 @@ async fn forward(
     if !is_target(request) {
         return Err(StatusCode::BAD_REQUEST);
     }
-    put_host(request)?;
-    let host = request.headers().get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
-    let upstream = site.route(without_port(host), request.uri().path()).ok_or(StatusCode::NOT_FOUND)?;
+    let host = put_host(request)?;
+    let upstream = site.route(without_port(host.as_bytes()), request.uri().path()).ok_or(StatusCode::NOT_FOUND)?;
     if request.body().is_too_long() {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);
     }
@@ -87,7 +86,7 @@ async fn forward(
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
     hop_by_hop(request.headers_mut(), |name| site.writes(name))?;
-    ours(request.headers_mut(), version, connection.is_secure, site.believes(connection.peer));
+    ours(request.headers_mut(), version, host, connection.is_secure, site.believes(connection.peer));
     announce(request, upstream);
     if let Some(tunnel) = tunnel {
         return Box::pin(through(site, connection, upstream, pending, tunnel)).await;
@@ -158,8 +157,8 @@ fn is_target(request: &Request<RequestBody>) -> bool {
     }
 }
 
-/// Makes `Host` say for whom the request is, whichever way the client said it.
-fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
+/// Makes `Host` say for whom the request is, whichever way the client said it: that is what is returned.
+fn put_host(request: &mut Request<RequestBody>) -> Result<HeaderValue, StatusCode> {
     let host = request.headers().get(HOST);
     // RFC 9112, 3.2: more than one, or none, is a bad request.
     if are_several(request.headers(), &HOST) {
@@ -170,7 +169,7 @@ fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
         (Some(_), None) if request.version() == Version::HTTP_11 => return Err(StatusCode::BAD_REQUEST),
         // RFC 9112, 3.2.2: what the target says counts.
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| StatusCode::BAD_REQUEST)?,
-        (None, Some(host)) if is_host(host.as_bytes()) => return Ok(()),
+        (None, Some(host)) if is_host(host.as_bytes()) => return Ok(host.clone()),
         (None, Some(_)) => return Err(StatusCode::BAD_REQUEST),
         (None, None) if request.version() <= Version::HTTP_10 => HeaderValue::from_static("localhost"),
         (None, None) => return Err(StatusCode::BAD_REQUEST),
@@ -178,8 +177,8 @@ fn put_host(request: &mut Request<RequestBody>) -> Result<(), StatusCode> {
     if !is_host(host.as_bytes()) {
         return Err(StatusCode::BAD_REQUEST);
     }
-    request.headers_mut().insert(HOST, host);
-    Ok(())
+    request.headers_mut().insert(HOST, host.clone());
+    Ok(host)
 }
 
 /// Whether it is a name or an address, with a port or without.

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::Future,
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    hash::{Hash as _, Hasher},
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
@@ -271,6 +271,20 @@ fn put(bans: &mut Vec<Ban>, ban: Ban) {
 }
 
 fn slot(name: &Pseudonym, slots: usize) -> usize {
-    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
-    usize::try_from(hash & 0xffff_ffff).unwrap_or(0) & (slots - 1)
+    let mut bits = Bits(0);
+    name.hash(&mut bits);
+    usize::try_from(bits.finish() & 0xffff_ffff).unwrap_or(0) & (slots - 1)
+}
+
+/// The last bits of what is a hash already.
+struct Bits(u64);
+
+impl Hasher for Bits {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |bits, &byte| bits.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }

@@ -135,7 +135,7 @@ pub(super) fn one_length(headers: &mut HeaderMap) -> bool {
 }
 
 /// What a proxy says of itself, and of what it hides.
-pub(super) fn ours(headers: &mut HeaderMap, version: Version, is_secure: bool, is_believed: bool) {
+pub(super) fn ours(headers: &mut HeaderMap, version: Version, host: HeaderValue, is_secure: bool, is_believed: bool) {
     let via = match version {
         Version::HTTP_2 => HeaderValue::from_static("2.0 ipveil"),
         Version::HTTP_10 => HeaderValue::from_static("1.0 ipveil"),
@@ -147,15 +147,13 @@ pub(super) fn ours(headers: &mut HeaderMap, version: Version, is_secure: bool, i
             headers.remove(name);
         }
     }
-    let host = headers.get(HOST).cloned();
     let protocol = HeaderValue::from_static(if is_secure { "https" } else { "http" });
-    for (name, value) in [(X_FORWARDED_PROTO, Some(protocol)), (X_FORWARDED_HOST, host)] {
-        match (headers.entry(name), value) {
+    for (name, value) in [(X_FORWARDED_PROTO, protocol), (X_FORWARDED_HOST, host)] {
+        match headers.entry(name) {
             // A trusted proxy in front knows better; anybody else doesn't.
-            (Entry::Occupied(_), _) if is_believed => {}
-            (Entry::Occupied(mut entry), Some(value)) => drop(entry.insert(value)),
-            (Entry::Vacant(entry), Some(value)) => drop(entry.insert(value)),
-            (_, None) => {}
+            Entry::Occupied(_) if is_believed => {}
+            Entry::Occupied(mut entry) => drop(entry.insert(value)),
+            Entry::Vacant(entry) => drop(entry.insert(value)),
         }
     }
 }

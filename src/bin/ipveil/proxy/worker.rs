@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    access_log, connection,
+    access_log,
+    connection::{self, Accepted},
     listen::Listening,
     metrics::{Counters, Ended},
     rarely::Rarely,
@@ -254,10 +255,7 @@ impl Accept {
         }
     }
 
-    fn serve<S>(&self, stream: S, peer: Peer)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
+    fn serve(&self, stream: impl Accepted, peer: Peer) {
         let site = site::current();
         self.counters.accepted_one();
         let Some(place) = self.shared.room.enter(&site, self.listener, peer) else {

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipveil::Peer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+pub(crate) use self::socket::Accepted;
 use self::{
     parked::Parked,
     socket::Socket,
@@ -71,6 +72,8 @@ impl Connection {
 
     /// Something goes on that is no request any more: until what is returned is dropped, the connection is not idle.
     pub(crate) fn go_on(self: &Arc<Self>) -> GoingOn {
+        // Of what is sent one way only, the end says nothing of the other way.
+        self.state.looks_for_end.store(false, Relaxed);
         self.state.requests.fetch_add(1, Relaxed);
         GoingOn(Arc::clone(self))
     }
@@ -110,7 +113,7 @@ pub(crate) async fn serve<S>(
     counters: Arc<Counters>,
     place: Place,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Accepted,
 {
     let watch = Watch::new();
     let state = Arc::new(State::new(Arc::clone(&watch), &site));
@@ -151,6 +154,7 @@ pub(crate) async fn serve<S>(
         let Some(Ok(is_h2)) = in_time(&connection.watch, io.is_h2()).await else {
             return connection.counters.ended(Ended::NoRequest);
         };
+        connection.state.looks_for_end.store(!is_h2, Relaxed);
         Box::pin(serve_http(io, connection, is_h2, site)).await;
     }
 }
@@ -182,6 +186,8 @@ where
     loop {
         let Some(ready) = io.take() else { return Ended::Broken };
         let mut builder = http1::Builder::new();
+        // To read while a request is answered takes another buffer.
+        builder.half_close(connection.state.looks_for_end.load(Relaxed));
         builder.max_headers(site.limits.headers).max_header_size(site.limits.header_bytes);
         // At least what the head may take.
         builder.max_buf_size(site.limits.header_bytes.max(MOST_BUFFERED));

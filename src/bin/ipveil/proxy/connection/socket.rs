@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
@@ -11,10 +12,40 @@ use ipveil::{
     Peer,
     proxy_protocol::{Header, Progress, Receiver},
 };
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
 
 use super::state::{Protocol, State, millis};
 use crate::proxy::{small_write::poll_write_pieces, watch::Due};
+
+/// A connection as it was accepted.
+pub(crate) trait Accepted: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether the other end has sent all that it will send, or else something that is still to be read. Reads nothing.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>>;
+}
+
+impl Accepted for TcpStream {
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut byte = [0];
+        self.poll_peek(context, &mut ReadBuf::new(&mut byte)).map_ok(|count| count == 0)
+    }
+}
+
+impl Accepted for UnixStream {
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            ready!(self.poll_read_ready(context))?;
+            let mut byte = [MaybeUninit::uninit()];
+            let peeked = self.try_io(Interest::READABLE, || SockRef::from(&*self).peek(&mut byte));
+            if !matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Ready(peeked.map(|count| count == 0));
+            }
+        }
+    }
+}
 
 /// The socket of a connection. Notes when its other end begins to ask, and when it takes nothing any more.
 pub(super) struct Socket<S> {
@@ -22,12 +53,14 @@ pub(super) struct Socket<S> {
     // Read while looking for what it speaks.
     prefix: Vec<u8>,
     read: usize,
+    // There is something to be read, and its end is behind that.
+    has_more: bool,
     state: Arc<State>,
 }
 
-impl<S: AsyncRead + Unpin> Socket<S> {
+impl<S: Accepted> Socket<S> {
     pub(super) fn new(stream: S, state: Arc<State>) -> Self {
-        Self { stream, prefix: Vec::new(), read: 0, state }
+        Self { stream, prefix: Vec::new(), read: 0, has_more: false, state }
     }
 
     /// Who is at the other end, as its first bytes say.
@@ -67,7 +100,7 @@ impl<S: AsyncRead + Unpin> Socket<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+impl<S: Accepted> AsyncRead for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -85,6 +118,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
             }
             return Poll::Ready(Ok(()));
         }
+        this.has_more = false;
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let state = &*this.state;
@@ -100,7 +134,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Socket<S> {
+impl<S: Accepted> Socket<S> {
+    /// An error, if the client has gone before it was answered.
+    fn look_for_end(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let state = &*self.state;
+        if self.has_more || !state.looks_for_end.load(Relaxed) || state.requests.load(Relaxed) == 0 {
+            return Ok(());
+        }
+        match self.stream.poll_end(context)? {
+            Poll::Ready(true) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Ready(false) => self.has_more = true,
+            Poll::Pending => {}
+        }
+        Ok(())
+    }
+
     /// Time passes for the other end only while it takes nothing.
     fn wrote(state: &State, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         // In HTTP/2 the rest of a body may be on its way for long when its request is over.
@@ -125,7 +173,7 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+impl<S: Accepted> AsyncWrite for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         Self::wrote(&self.state, written)
@@ -144,7 +192,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         self.stream.is_write_vectored()
     }
 
+    // Called each time that the connection is polled, and that is when something wakes it.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.look_for_end(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) protocol: OnceLock<Protocol>,
     pub(super) in_head: AtomicBool,
     pub(super) is_stalled: AtomicBool,
+    // Nobody reads while a request is answered, so the socket looks for the client's end by itself.
+    pub(super) looks_for_end: AtomicBool,
     // Parts of answers that HTTP/2 was given, and for which the client has made no room yet.
     pub(super) handed: AtomicU32,
     // In milliseconds, so that they can change with the configuration.
@@ -43,6 +45,7 @@ impl State {
             protocol: OnceLock::new(),
             in_head: AtomicBool::new(false),
             is_stalled: AtomicBool::new(false),
+            looks_for_end: AtomicBool::new(false),
             handed: AtomicU32::new(0),
             head: AtomicU32::new(0),
             idle: AtomicU32::new(0),

@@ -186,8 +186,9 @@ pub(super) fn for_h1(request: &mut Request<RequestBody>) {
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     // What was made ready for a server of HTTP/2, and came back.
-    if !request.headers().contains_key(HOST)
-        && let Some(host) = request.uri().authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok())
+    if let Some(host) = request.uri().authority()
+        && !request.headers().contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(host.as_str())
     {
         request.headers_mut().insert(HOST, host);
     }
