@@ -1,8 +1,8 @@
 //! Raw addresses: they can be anonymized, and nothing else.
 //!
-//! [`Peer`] and [`ClientAddr`] can be made from an address, and there is no way back: no `Display`, no accessor, no
-//! comparison, and `Debug` prints the type's name. What may be known of a client is what a
-//! [`Policy`](crate::Policy) shows.
+//! [`Peer`] and [`ClientAddr`] can be made from an address, and there is no way back by accident: no `Display`, no accessor,
+//! no comparison, and `Debug` prints the type's name. What may be known of a client is what a [`Policy`](crate::Policy) shows.
+//! Code that means to find an address out can ask a [`Resolver`](crate::Resolver) of its own about one network after another.
 //!
 //! ```
 //! # use std::net::IpAddr;

@@ -1,7 +1,9 @@
 //! Request headers that say who or where a client is, and what removes them.
 //!
 //! One table, each entry with what it carries and where that is documented, or was seen. Names are compared as CGI-like
-//! applications see them: in lower case, with `_` and `.` as `-`, so that `X_Forwarded_For` is `X-Forwarded-For`.
+//! applications see them: in lower case, and all but letters and digits as `-`, so that `X_Forwarded_For` is
+//! `X-Forwarded-For`. What is in no table and has a name that ends in `-ip`, `-ip-address`, `-forwarded-for`, `-remote-addr` or
+//! `-remote-address` is taken for the client's address, too.
 
 mod look;
 mod names;
@@ -20,14 +22,14 @@ pub use self::{
     table::{Kind, known},
 };
 use self::{
-    names::{Filter, Names, fold},
+    names::{Filter, Names, fold, says_address},
     table::TABLE,
 };
 
 /// Removes what it is told to from a request's headers.
 ///
 /// By default that is every [known](known()) header that carries an address, a port, or a location finer than a country, or
-/// tells of the way that the request came.
+/// tells of the way that the request came; and those whose names say that they carry an address: see the [module](self).
 ///
 /// ```
 /// use ipveil::headers::Strip;
@@ -147,6 +149,7 @@ impl Strip {
     pub fn removes(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
         let named = self.names.contains(name)
+            || says_address(name)
             || (!self.globs.is_empty() && self.globs.iter().any(|glob| glob.fits(&fold(name))));
         named && (self.kept.is_empty() || !self.kept.contains(&fold(name)))
     }
@@ -213,10 +216,10 @@ struct Glob(Vec<String>);
 
 impl Glob {
     fn parse(glob: &str) -> Result<Self, StripError> {
-        let parts: Vec<_> = glob.split('*').map(fold).collect();
-        if parts.iter().any(|part| !part.is_empty() && HeaderName::try_from(part).is_err()) || glob.is_empty() {
+        if glob.is_empty() || glob.split('*').any(|part| !part.is_empty() && HeaderName::try_from(part).is_err()) {
             return Err(StripError::NotAName);
         }
+        let parts: Vec<_> = glob.split('*').map(fold).collect();
         if parts.iter().all(String::is_empty) {
             return Err(StripError::Everything);
         }
@@ -252,7 +255,7 @@ mod tests {
     fn every_spelling_of_a_known_header_is_removed() {
         let strip = Strip::new().countries().certificates().fingerprints().join_keys();
         for (known, ..) in known() {
-            for spelling in [known.to_owned(), known.replace('-', "_"), known.replace('-', ".")] {
+            for spelling in ["-", "_", ".", "~", "$"].map(|between| known.replace('-', between)) {
                 assert!(strip.removes(&name(&spelling)), "{spelling}");
             }
         }
@@ -319,10 +322,27 @@ mod tests {
         assert!(strip.removes(&name("x-other")));
     }
 
+    #[test]
+    fn a_name_may_say_that_it_carries_an_address() {
+        let strip = Strip::new();
+        for unlisted in
+            ["x-example-ip", "X_Example_IP", "example-ip-address", "x-example-forwarded-for", "my-remote-addr"]
+        {
+            assert!(!known().any(|(known, ..)| known == fold(unlisted)));
+            assert!(strip.removes(&name(unlisted)), "{unlisted}");
+        }
+        for other in ["x-zip", "x-relationship", "x-ip-version", "-ip", "x-shipping-address", "x-waiting-for"] {
+            assert!(!strip.removes(&name(other)), "{other}");
+        }
+        let strip = strip.keep(&name("x-server-ip")).unwrap();
+        assert!(!strip.removes(&name("x-server-ip")) && strip.removes(&name("x-example-ip")));
+    }
+
     proptest! {
         #[test]
         fn only_known_names_are_removed(text in "[a-z0-9_.-]{1,30}") {
-            let expected = TABLE.iter().any(|&(known, kind, _)| known == fold(&text) && kind.is_removed_by_default());
+            let is_known = |&(known, kind, _): &(&str, Kind, _)| known == fold(&text) && kind.is_removed_by_default();
+            let expected = TABLE.iter().any(is_known) || says_address(&text);
             prop_assert_eq!(Strip::new().removes(&name(&text)), expected);
         }
     }

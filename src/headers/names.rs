@@ -2,6 +2,8 @@
 
 use http::HeaderName;
 
+use super::table::ENDINGS;
+
 /// Of folded names.
 #[derive(Clone)]
 pub(super) struct Names {
@@ -71,6 +73,22 @@ impl Filter {
     }
 }
 
+/// Whether a name ends in one of [`ENDINGS`].
+#[inline]
+pub(super) fn says_address(name: &str) -> bool {
+    // Most names have other letters there than all of these.
+    matches!(name.as_bytes(), [.., b'i', b'p'] | [.., b'o' | b'd', b'r'] | [.., b's', b's']) && is_ending(name)
+}
+
+#[cold]
+fn is_ending(name: &str) -> bool {
+    let is_at_end = |ending: &str| {
+        let rest = name.len().checked_sub(ending.len());
+        rest.is_some_and(|rest| rest > 0 && name.bytes().skip(rest).map(fold_byte).eq(ending.bytes()))
+    };
+    ENDINGS.into_iter().any(is_at_end)
+}
+
 /// Of a name's length and ends, each below 64. Ends are never folded: no name in the set begins or ends with "-".
 #[inline]
 fn hash(name: &[u8]) -> (usize, u32) {
@@ -82,8 +100,8 @@ fn hash(name: &[u8]) -> (usize, u32) {
     (name.len() % 64, ends % 64)
 }
 
-/// Whether applications may take one name for the other: CGI and its heirs write `-` and `_` alike (RFC 3875, 4.1.18), and PHP
-/// dots, too.
+/// Whether applications may take one name for the other: CGI and its heirs write `-` and `_` alike (RFC 3875, 4.1.18), PHP
+/// dots, too, and some servers whatever is neither a letter nor a digit.
 ///
 /// ```
 /// use http::HeaderName;
@@ -105,8 +123,5 @@ pub(super) fn fold(name: &str) -> String {
 
 #[inline]
 fn fold_byte(byte: u8) -> u8 {
-    match byte {
-        b'_' | b'.' => b'-',
-        byte => byte.to_ascii_lowercase(),
-    }
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }

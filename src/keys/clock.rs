@@ -67,6 +67,10 @@ impl ManualClock {
     }
 
     /// Time passes: both clocks go on.
+    ///
+    /// # Panics
+    ///
+    /// As [`at`](Self::at).
     pub fn advance(&self, by: Duration) {
         self.change(|now| {
             now.wall += by;
@@ -76,11 +80,19 @@ impl ManualClock {
 
     /// Somebody sets the wall clock, forward or back, counted from 1970-01-01 00:00 UTC; the monotonic one does not
     /// notice.
+    ///
+    /// # Panics
+    ///
+    /// As [`at`](Self::at).
     pub fn set_wall(&self, wall: Duration) {
         self.change(|now| now.wall = SystemTime::UNIX_EPOCH + wall);
     }
 
     /// The machine sleeps: the wall clock goes on, the monotonic one stands still.
+    ///
+    /// # Panics
+    ///
+    /// As [`at`](Self::at).
     pub fn suspend(&self, time: Duration) {
         self.change(|now| now.wall += time);
     }

@@ -14,7 +14,7 @@
 //!
 //! | source | keys are the same for | after a restart |
 //! |---|---|---|
-//! | [`MemorySource`] | one process | another key |
+//! | [`MemorySource`] | one ring | another key |
 #![cfg_attr(unix, doc = "| [`RuntimeFile`] | one node | the same key, until the machine is booted |")]
 #![cfg_attr(
     feature = "redis",

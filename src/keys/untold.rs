@@ -69,16 +69,14 @@ impl Untold {
         events.waiting.pop_front()
     }
 
-    pub(super) fn tell(&self, observer: Option<&Observer>) {
+    pub(super) fn tell(&self, observers: &[Observer]) {
         while let Some(event) = self.next() {
             // An observer that panics, or a subscriber, takes nothing with it.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                if let Some(observer) = observer {
-                    observer(event);
-                }
-                #[cfg(feature = "tracing")]
-                super::event::trace(event);
-            }));
+            for observer in observers {
+                let _ = catch_unwind(AssertUnwindSafe(|| observer(event)));
+            }
+            #[cfg(feature = "tracing")]
+            let _ = catch_unwind(|| super::event::trace(event));
         }
     }
 }

@@ -25,10 +25,27 @@
 //! # }
 //! ```
 //!
-//! With a plain `TcpListener` and `into_make_service_with_connect_info::<SocketAddr>()` handlers see the same; only
-//! axum's own TRACE line has the address.
+//! With a plain `TcpListener` and `into_make_service_with_connect_info::<SocketAddr>()` handlers see the same, but axum's own
+//! TRACE line has the address, and so has whoever takes the connection over by an upgrade and asks it.
 //!
-//! The layer applies to the routes that were added before it, and runs after routing. A fallback is one of them.
+//! `Router::layer` applies to the routes and fallbacks that were added before it, and whatever is added later sees raw
+//! addresses. Around the whole router it applies to all, whenever they were added:
+//!
+//! ```no_run
+//! # use axum::{Router, ServiceExt as _, extract::Request};
+//! # use ipveil::{AnonymizeLayer, Peer};
+//! use tower_layer::Layer as _;
+//!
+//! # async fn run(layer: AnonymizeLayer, app: Router) -> std::io::Result<()> {
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//! let app = layer.layer(app);
+//! axum::serve(
+//!     ipveil::axum::Listener::new(listener),
+//!     axum::ServiceExt::<Request>::into_make_service_with_connect_info::<Peer>(app),
+//! )
+//! .await
+//! # }
+//! ```
 
 use std::{convert::Infallible, error::Error, fmt, io, net::SocketAddr};
 
@@ -141,15 +158,21 @@ pub(super) struct Typed {
     mock: bool,
 }
 
+/// Both are ours, and neither is anybody else's to see.
+fn take_ours(extensions: &mut Extensions) -> Option<Peer> {
+    let listener = extensions.remove::<ConnectInfo<Peer>>().map(|info| info.0);
+    listener.or(extensions.remove::<MockConnectInfo<Peer>>().map(|info| info.0))
+}
+
 impl Typed {
     #[inline]
     pub(super) fn take(&mut self, extensions: &mut Extensions) -> Option<Peer> {
-        let listener = extensions.remove::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer);
+        let ours = take_ours(extensions);
         let plain = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
         let mock = extensions.get::<MockConnectInfo<SocketAddr>>().map(|info| info.0);
-        self.connect_info = listener.is_some() || plain.is_some();
+        self.connect_info = ours.is_some() || plain.is_some();
         self.mock = mock.is_some();
-        listener.or_else(|| plain.or(mock).map(Peer::from))
+        ours.or_else(|| plain.or(mock).map(Peer::from))
     }
 
     pub(super) fn any(&self) -> bool {

@@ -93,7 +93,7 @@
 //!
 //! Headers that nobody told [`Strip`] of. The socket, through `hyper::upgrade`, unless the server's connections are wrapped: the listeners for axum and tonic do
 //! that, and `layer::Connection` (feature `tokio`) does it for a server of your own. Query strings and bodies with
-//! addresses in them. Trailers, unless brought to [`Strip::strip`]. Extensions that another crate filled with an address
+//! addresses in them. Trailers, unless brought to [`Anonymizer::strip_trailers`]. Extensions that another crate filled with an address
 //! under its own type: [`AnonymizeLayer::peer_from`] takes one out.
 
 #[cfg(feature = "axum")]

@@ -39,6 +39,8 @@ use std::{
 use http::Extensions;
 use tokio::net::TcpStream;
 use tokio_stream::Stream;
+#[cfg(unix)]
+use tonic::transport::server::UdsConnectInfo;
 use tonic::transport::server::{Connected, TcpConnectInfo, TlsConnectInfo};
 
 use super::io::Connection;
@@ -128,6 +130,10 @@ impl Typed {
         if let Some(tls) = extensions.get::<TlsConnectInfo<TcpConnectInfo>>() {
             self.tls = true;
             remote = remote.or(tls.get_ref().remote_addr);
+        }
+        #[cfg(unix)]
+        if remote.is_none() && extensions.get::<UdsConnectInfo>().is_some() {
+            return Some(Peer::unix());
         }
         remote.map(Peer::from)
     }

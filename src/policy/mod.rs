@@ -123,7 +123,8 @@ struct Entry {
 impl Policy {
     /// These views, in this scope, unless a view says [otherwise](View::scope).
     ///
-    /// The first view of address shape is also what typed addresses show, such as axum's `ConnectInfo<SocketAddr>`.
+    /// The first [`View::address`] or [`View::address_v4`] is also what typed addresses show, such as axum's
+    /// `ConnectInfo<SocketAddr>`. Without one they are `[::]:0` for everybody: whatever counts by them counts all clients as one.
     ///
     /// # Errors
     ///
@@ -375,6 +376,7 @@ enum Problem {
     BadHost,
     HostsDiffer,
     NoCredentials,
+    BadCookie,
     SessionsDiffer,
     CountriesDiffer,
 }
@@ -408,6 +410,10 @@ impl fmt::Display for PolicyError {
             }
             Problem::HostsDiffer => "has other hosts than another view (expected one list of hosts in a policy)",
             Problem::NoCredentials => "has a scope per session without the name of a cookie",
+            Problem::BadCookie => {
+                "has a scope per session with a cookie that no request can have (expected a name without =, ; and \
+                 control characters, nor spaces around it)"
+            }
             Problem::SessionsDiffer => {
                 "has other sessions than another view (expected one kind of session in a policy)"
             }

@@ -59,6 +59,9 @@ impl Scope {
                 if new.cookies.iter().any(String::is_empty) || (new.cookies.is_empty() && !new.authorization) {
                     return Err(Problem::NoCredentials);
                 }
+                if !new.cookies.iter().all(|name| is_cookie(name)) {
+                    return Err(Problem::BadCookie);
+                }
                 if let Some(names) = &new.anonymous_hosts {
                     Hosts::register(names, hosts)?;
                 }
@@ -324,6 +327,11 @@ impl Hosts {
     pub(super) fn name(&self, host: Host) -> &str {
         &self.0[usize::from(host.0.get()) - 1]
     }
+}
+
+/// Whether a request can have a cookie of that name. RFC 6265, 4.1.1, allows less, and browsers allow more.
+fn is_cookie(name: &str) -> bool {
+    name.trim() == name && !name.contains(|character: char| matches!(character, '=' | ';') || character.is_control())
 }
 
 fn is_host(name: &str) -> bool {

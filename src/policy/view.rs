@@ -223,7 +223,7 @@ pub(super) enum Form {
 
 impl Form {
     pub(super) fn of(name: &HeaderName, method: Method) -> Result<Self, Problem> {
-        const NOT_OURS: [HeaderName; 17] = [
+        const NOT_OURS: [HeaderName; 25] = [
             header::HOST,
             header::CONNECTION,
             header::CONTENT_LENGTH,
@@ -241,13 +241,23 @@ impl Form {
             header::RANGE,
             header::ACCEPT,
             header::ACCEPT_ENCODING,
+            header::CONTENT_RANGE,
+            header::DATE,
+            header::REFERER,
+            header::SET_COOKIE,
+            header::USER_AGENT,
+            HeaderName::from_static("http2-settings"),
+            HeaderName::from_static("keep-alive"),
+            HeaderName::from_static("proxy-connection"),
         ];
+        // Conditions, what a browser says of a request, CORS, and what gRPC has around a call.
+        const NOT_OURS_EITHER: [&str; 4] = ["if-", "sec-", "access-control-", "grpc-"];
         match method {
             Method::Limit => return Err(Problem::LimitInHeader),
             Method::Member => return Err(Problem::MemberInHeader),
             Method::Pseudonym(_) | Method::Network(_) | Method::Country => {}
         }
-        if NOT_OURS.contains(name) {
+        if NOT_OURS.contains(name) || NOT_OURS_EITHER.iter().any(|prefix| name.as_str().starts_with(prefix)) {
             return Err(Problem::HeaderNotOurs);
         }
         let form = match name.as_str() {

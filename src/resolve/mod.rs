@@ -82,7 +82,8 @@ impl Resolver {
     /// The client is what the last of exactly `hops` proxies says, counted from the client: with 1, the rightmost
     /// element.
     ///
-    /// Every peer is believed: right only where nobody can connect except through those proxies.
+    /// Every peer is believed, as long as the server says that there is one: right only where nobody can connect except
+    /// through those proxies.
     /// [`only_from`](Self::only_from) adds the check; without it, a pseudonym that an edge in front has made is withheld
     /// instead of passed on. A header that holds a single address is one hop.
     #[must_use]
@@ -120,6 +121,10 @@ impl Resolver {
     /// Whether what this peer says about a client is believed.
     ///
     /// Never, if the client is the peer itself: then there is nothing to believe.
+    ///
+    /// # What it gives away
+    ///
+    /// Whether the peer is in a set that is the caller's own. Code that asks about many sets learns the address.
     #[must_use]
     pub fn is_believed(&self, peer: Peer) -> bool {
         self.source.0.name().is_some() && self.believes(peer)
@@ -364,9 +369,9 @@ impl Source {
         Self(SourceKind::Forwarded)
     }
 
-    /// A header by name, in the form that it is known to have: `Forwarded`, the lists of the `X-Forwarded-For` family,
-    /// `CloudFront-Viewer-Address` with its port, and anything else a single address, such as `X-Real-IP`,
-    /// `CF-Connecting-IP` or `Fly-Client-IP`.
+    /// A header by name, in the form that it is known to have: `Forwarded`, the lists of `X-Forwarded-For` and
+    /// `X-Original-Forwarded-For`, `CloudFront-Viewer-Address` with its port, and anything else a single address, such as
+    /// `X-Real-IP`, `CF-Connecting-IP` or `Fly-Client-IP`. For other lists there is [`list`](Self::list).
     ///
     /// A single-address header that comes in several lines is contradictory, and the client withheld.
     #[must_use]

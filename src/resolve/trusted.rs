@@ -44,6 +44,8 @@ impl TrustedProxies {
     /// | `link-local` | `169.254.0.0/16`, `fe80::/10` |
     /// | `unix` | peers on Unix sockets |
     ///
+    /// `64:ff9b::/96` is none of them: clients behind NAT64 are IPv4 clients here, so it would be all of IPv4 or nothing.
+    ///
     /// # Errors
     ///
     /// [`TrustedError`] for the first entry that is none of these.

@@ -49,7 +49,7 @@ impl KeyRing {
             source: Box::new(source),
             epochs,
             clock: None,
-            observer: None,
+            observers: Vec::new(),
             when_unavailable: WhenUnavailable::default(),
         }
     }
@@ -57,14 +57,17 @@ impl KeyRing {
     /// The panic button: destroys the live key, and the next one if it is there already, and puts another in place.
     ///
     /// The old keys are gone before the source is asked for the new one. The new key is of the same epoch, but of a
-    /// later [generation](KeyRequest::generation); it may be a local one, if the source has none: see
-    /// [`WhenUnavailable`].
+    /// later [generation](KeyRequest::generation).
+    ///
+    /// If the source has none, what [`WhenUnavailable`] says happens. With `Degrade` a local key takes over, after a second at
+    /// most, and that is success: [`is_degraded`](Self::is_degraded) tells. Until a key is there everything is withheld.
+    ///
+    /// It blocks until then: asynchronous code calls it on a thread that may block.
     ///
     /// # Errors
     ///
-    /// [`KeyError::Unavailable`] if the source has no new key, or does not answer within 10 seconds. The old keys are
-    /// destroyed all the same; until the source answers, everything is withheld. It blocks for so long: asynchronous code calls
-    /// it on a thread that may block.
+    /// With `Withhold`, [`KeyError::Unavailable`] if the source has no new key, or does not answer within 10 seconds; and
+    /// otherwise a [`KeyError`] from the operating system. The old keys are destroyed all the same.
     pub fn rotate(&self) -> Result<KeyId, KeyError> {
         self.shared.rotate()
     }
@@ -172,7 +175,7 @@ pub struct KeyRingBuilder {
     source: Box<dyn KeySource>,
     epochs: Epochs,
     clock: Option<Arc<dyn Clock>>,
-    observer: Option<Observer>,
+    observers: Vec<Observer>,
     when_unavailable: WhenUnavailable,
 }
 
@@ -189,8 +192,10 @@ impl KeyRingBuilder {
     /// Calls `observer` for each event, in the order in which they happened, on a thread that does nothing else: keys are destroyed
     /// on time however long it takes. An event that has not been told when [`MOST_UNTOLD`](Self::MOST_UNTOLD) others wait is lost. A
     /// ring that starts, and the last one that is dropped, wait up to 5 seconds for all to be told.
+    ///
+    /// Several are called in the order in which they were given. One that panics keeps no event from the others.
     pub fn on_event(mut self, observer: impl Fn(KeyEvent) + Send + Sync + 'static) -> Self {
-        self.observer = Some(Box::new(observer));
+        self.observers.push(Box::new(observer));
         self
     }
 
@@ -206,7 +211,7 @@ impl KeyRingBuilder {
     ///
     /// As [`KeyRing::start`].
     pub fn start(self) -> Result<KeyRing, KeyError> {
-        let Self { mut source, epochs, clock, observer, when_unavailable } = self;
+        let Self { mut source, epochs, clock, observers, when_unavailable } = self;
         let clock = clock.map_or_else(|| RingClock::System(SystemClock), RingClock::Other);
         let (messages, told) = mpsc::channel();
         let untold = Arc::new(Untold::default());
@@ -238,7 +243,7 @@ impl KeyRingBuilder {
             source: source.name(),
             keeper: Keeper::default(),
         });
-        spawn(TELLER, move || untold.tell(observer.as_ref()))?;
+        spawn(TELLER, move || untold.tell(&observers))?;
         source.attach(RingHandle { shared: Arc::downgrade(&shared) });
 
         // The first key is there when this returns, without a thread in between.
