@@ -1,0 +1,21 @@
+//! `ipveil audit`, as people and scripts run it.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+/// The program, what it reports, and a folder to search.
+mod program;
+
+/// Servers that answer as they are told to.
+mod server;
+
+/// Which forms of an address are found, and what is none.
+mod form;
+
+/// Where is searched, and what is said of what is found there, or could not be searched.
+mod place;
+
+/// What applications do with requests that have addresses in them.
+mod target;
+
+/// What is found behind `ipveil proxy`: nothing.
+mod proxy;
