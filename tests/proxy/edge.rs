@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// Nothing takes longer, even on a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// Long enough to be seen.
+pub(crate) const HALF: Duration = Duration::from_millis(500);
+
 /// A proxy that runs until this is dropped.
 pub(crate) struct Edge {
     child: Child,

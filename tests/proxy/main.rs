@@ -28,8 +28,14 @@ mod leak;
 /// What is read as a request is one, for both sides.
 mod smuggling;
 
-/// Servers that fail, clients that dawdle, and an end in the middle of work.
-mod faults;
+/// Servers that are not there, that fail, or whose answers are none.
+mod failure;
+
+/// Clients and servers that dawdle, and more connections than there may be.
+mod delay;
+
+/// An end in the middle of work.
+mod end;
 
 /// What is wrong with a configuration is said with its place, and never quoted.
 mod config;

@@ -3,8 +3,8 @@
 use std::os::unix::net::UnixStream;
 
 use crate::{
-    client::{Client, ask, get},
-    edge::{before, start},
+    client::{Client, ask, connect, get},
+    edge::{before, free_port, start},
     server::yes,
 };
 
@@ -137,4 +137,26 @@ fn nobody_is_shown_what_stands_for_him() {
     let edge = start(&before(server.address));
     assert_eq!(ask(edge.port, get("/", "").replace("GET", "TRACE")).status(), 405);
     assert!(server.requests().is_empty());
+}
+
+#[test]
+fn who_is_not_trusted_says_nothing_about_a_client() {
+    let server = yes();
+    let proxied = free_port();
+    let edge = start(&format!(
+        "{}[[listener]]\naddress = \"127.0.0.1:{proxied}\"\nproxy_protocol = \"required\"\n\
+         [client]\ntrusted = [\"192.0.2.1\"]\nsource = \"x-real-ip\"\n",
+        before(server.address)
+    ));
+    let mut client = connect(proxied);
+    client.send(format!("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\r\n{}", get("/", "")));
+    assert_eq!(client.rest(), b"");
+    // Its headers are not believed, so all of them are one client.
+    let mut seen = Vec::new();
+    for address in ["203.0.113.7", "203.0.113.8", "2001:20::1"] {
+        ask(edge.port, get("/", &format!("x-real-ip: {address}\r\nx-forwarded-for: {address}\r\ncookie: sid=1\r\n")));
+        seen.push(server.last().value("x-forwarded-for").unwrap().to_owned());
+        assert_eq!(server.last().value("x-real-ip"), None);
+    }
+    assert!(seen.iter().all(|one| *one == seen[0] && one != "2001:20::1"), "{seen:?}");
 }
