@@ -35,7 +35,7 @@ use redis::Commands as _;
 use tempfile::TempDir;
 use zeroize::{Zeroize as _, zeroize_stack};
 
-use self::store::{Server, until};
+use self::store::{Server, until::until};
 
 mod store;
 

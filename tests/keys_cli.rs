@@ -22,8 +22,17 @@ use ipveil::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::store::{Gate, Server, free_port, stolen, until};
+use self::{
+    gate::Gate,
+    stolen::stolen,
+    store::{Server, port::free_port, until::until},
+};
 
+#[path = "store/gate.rs"]
+#[expect(dead_code, reason = "it is only shut here")]
+mod gate;
+#[path = "store/stolen.rs"]
+mod stolen;
 mod store;
 
 fn ipveil(arguments: &[&str]) -> Output {

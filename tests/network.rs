@@ -28,7 +28,7 @@ use ipveil::{
     policy::{Scope, View},
 };
 
-use self::store::{Server, free_port, until};
+use self::store::{Server, port::free_port, until::until};
 
 mod store;
 

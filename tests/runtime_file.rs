@@ -8,8 +8,7 @@ use std::{
     os::unix::fs::{PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ipveil::{
@@ -17,6 +16,10 @@ use ipveil::{
     keys::{Epochs, KeyEvent, KeyId, ManualClock, Notice, Origin, RuntimeFile, RuntimeFileError},
 };
 use tempfile::TempDir;
+
+use self::until::until;
+
+mod until;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -47,7 +50,7 @@ impl Scene {
     }
 
     fn start_with(&self, epochs: Epochs) -> KeyRing {
-        let file = until(|| match RuntimeFile::open(self.path()) {
+        let file = until("it is let go of", || match RuntimeFile::open(self.path()) {
             Err(RuntimeFileError::Locked) => None,
             other => Some(other.unwrap()),
         });
@@ -85,19 +88,6 @@ impl Scene {
     }
 }
 
-/// Asks until there is an answer.
-#[track_caller]
-fn until<T>(mut answer: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(answer) = answer() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "it never happened");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// The 32 bytes of the first key in a file.
 fn first_key(bytes: &[u8]) -> [u8; 32] {
     bytes[48..80].try_into().unwrap()
@@ -132,13 +122,13 @@ fn a_restart_just_before_the_boundary_keeps_the_next_key_too() {
             _ => None,
         })
     };
-    let next = until(prepared);
+    let next = until("the next key", prepared);
     drop(keys);
     let keys = scene.start();
     assert_eq!(keys.key_id(), Some(key));
-    until(|| (scene.origin(next) == Origin::Restored).then_some(()));
+    until("it is restored", || (scene.origin(next) == Origin::Restored).then_some(()));
     scene.clock.advance(Duration::from_secs(2));
-    until(|| (keys.key_id() == Some(next)).then_some(()));
+    until("it is used", || (keys.key_id() == Some(next)).then_some(()));
 }
 
 #[test]
@@ -148,8 +138,8 @@ fn at_the_end_of_the_epoch_the_key_is_overwritten_in_the_file() {
     let before = keys.key_id();
     let secret = first_key(&scene.bytes());
     scene.clock.advance(DAY);
-    until(|| (keys.key_id().is_some() && keys.key_id() != before).then_some(()));
-    until(|| (!holds(&scene.bytes(), &secret)).then_some(()));
+    until("the next key", || (keys.key_id().is_some() && keys.key_id() != before).then_some(()));
+    until("it is overwritten", || (!holds(&scene.bytes(), &secret)).then_some(()));
 }
 
 #[test]
@@ -243,7 +233,7 @@ fn a_file_that_others_can_read_is_refused() {
     drop(scene.start());
     for mode in [0o640, 0o604, 0o602, 0o666] {
         fs::set_permissions(scene.path(), fs::Permissions::from_mode(mode)).unwrap();
-        let refused = until(|| match RuntimeFile::open(scene.path()).unwrap_err() {
+        let refused = until("it is let go of", || match RuntimeFile::open(scene.path()).unwrap_err() {
             RuntimeFileError::Locked => None,
             other => Some(other),
         });
@@ -302,7 +292,7 @@ fn a_damaged_file_is_wiped_and_never_used() {
     let keys = scene.start();
     let key = keys.key_id().unwrap();
     drop(keys);
-    let whole = until(|| Some(scene.bytes()).filter(|bytes| !bytes.is_empty()));
+    let whole = until("it is written", || Some(scene.bytes()).filter(|bytes| !bytes.is_empty()));
     let secret = first_key(&whole);
     let mut cases: Vec<Vec<u8>> = (1..whole.len()).map(|length| whole[..length].to_vec()).collect();
     cases.push([&whole[..], &[0; 5_000]].concat());

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+/// Ports to listen on.
+#[path = "../port.rs"]
+mod port;
+
 /// The program, what it reports, and a folder to search.
 mod program;
 

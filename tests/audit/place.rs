@@ -10,8 +10,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    port::free_port,
     program::{Folder, audit, forms, ipveil, report, text},
-    server::free_port,
 };
 
 #[test]
@@ -71,7 +71,7 @@ fn what_goes_wrong_is_said_and_the_rest_is_searched() {
     assert!(trouble.contains("missing.log: No such file") && trouble.contains("compressed in a way"), "{trouble}");
     assert_eq!(found["searched"].as_array().unwrap().len(), 1);
 
-    let nobody = free_port();
+    let nobody = format!("127.0.0.1:{}", free_port());
     for (arguments, error) in [
         (&["--target", &format!("http://{nobody}"), "--search", &log][..], "can't be reached"),
         (&["--target", "ftp://x", "--search", &log], "expected http://HOST:PORT"),

@@ -13,8 +13,9 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    port::free_port,
     program::{Folder, audit, ipveil, report, text},
-    server::{free_port, serve},
+    server::serve,
 };
 
 /// A proxy in front of an upstream that writes down every byte it gets, and sends it back.
@@ -34,7 +35,7 @@ impl Deployment {
             file.lock().unwrap().write_all(request).unwrap();
             request.to_vec()
         });
-        let (address, metrics) = (free_port(), free_port());
+        let [address, metrics] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let access = folder.path("access.log");
         let config = folder.write(
             "ipveil.toml",

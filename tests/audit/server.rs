@@ -8,10 +8,6 @@ use std::{
     time::Duration,
 };
 
-pub(crate) fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// A server that shows each request to `see`, and answers with what that makes of it.
 pub(crate) fn serve(see: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     listen(move |stream| {

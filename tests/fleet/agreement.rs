@@ -16,8 +16,12 @@ use ipveil::{
 use redis::Commands as _;
 
 use crate::{
+    gate::Gate,
     node::{DAY, Fleet, HOUR, Node, SOON, agreed, fleet, secret, source},
-    store::{Gate, Server, until, within},
+    store::{
+        Server,
+        until::{until, within},
+    },
 };
 
 #[test]

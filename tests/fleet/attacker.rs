@@ -7,7 +7,10 @@ use redis::{Commands as _, ConnectionLike as _};
 
 use crate::{
     node::{DAY, SOON, agreed, fleet},
-    store::{Server, until, within},
+    store::{
+        Server,
+        until::{until, within},
+    },
 };
 
 /// What is in the store under names that end so.

@@ -5,8 +5,12 @@ use std::time::{Duration, SystemTime};
 use ipveil::keys::{Epochs, KeyEvent, ManualClock, Notice, fleet::FleetSecret};
 
 use crate::{
+    gate::Gate,
     node::{DAY, Fleet, HOUR, Node, SOON, agreed, fleet},
-    store::{Gate, Server, until, within},
+    store::{
+        Server,
+        until::{until, within},
+    },
 };
 
 #[test]

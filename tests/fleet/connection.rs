@@ -9,7 +9,11 @@ use ipveil::keys::{
 
 use crate::{
     node::{SOON, agreed, fleet, secret, source},
-    store::{Server, free_port, until, within},
+    store::{
+        Server,
+        port::free_port,
+        until::{until, within},
+    },
 };
 
 #[test]
@@ -118,7 +122,8 @@ fn after_a_failover_that_sentinels_decide_on_the_fleet_goes_on() {
                  sentinel failover-timeout edge 3000\n"
             );
             std::fs::write(&path, settings).unwrap();
-            Server::start_sentinel(&path)
+            // It writes to its settings.
+            Server::start_with(&[path.to_str().unwrap(), "--sentinel"])
         })
         .collect();
     let mut connection = master.connection();

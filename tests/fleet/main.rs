@@ -3,9 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured and installed")]
 
-/// A store, and a gate in front of it.
+/// A store.
 #[path = "../store/mod.rs"]
 mod store;
+
+/// A gate in front of it, which can be shut.
+#[path = "../store/gate.rs"]
+mod gate;
+
+/// What whoever has stolen the fleet's secret writes there.
+#[path = "../store/stolen.rs"]
+mod stolen;
 
 /// A fleet for a test: nodes that share a clock, and what each of them saw.
 mod node;

@@ -19,8 +19,13 @@ use ipveil::{
 };
 
 use crate::{
+    gate::Gate,
     node::{DAY, SOON, agreed, fleet, source},
-    store::{Gate, Server, free_port, until, within},
+    store::{
+        Server,
+        port::free_port,
+        until::{until, within},
+    },
 };
 
 #[test]

@@ -15,8 +15,13 @@ use ipveil::{
 use redis::Commands as _;
 
 use crate::{
+    gate::Gate,
     node::{DAY, SOON, agreed, fleet, secret, source},
-    store::{Gate, Server, stolen, until, within},
+    stolen::stolen,
+    store::{
+        Server,
+        until::{until, within},
+    },
 };
 
 #[test]

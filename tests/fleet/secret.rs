@@ -10,7 +10,10 @@ use redis::Commands as _;
 
 use crate::{
     node::{DAY, Fleet, HOUR, Node, SOON, agreed, fleet, secret, source},
-    store::{Server, until, within},
+    store::{
+        Server,
+        until::{until, within},
+    },
 };
 
 #[test]

@@ -1,19 +1,21 @@
 //! The program, started with a configuration, and gone at the end.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::Read,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+pub(crate) use crate::store::port::free_port;
+use crate::store::until::within;
 
 /// Nothing takes longer, even on a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -119,17 +121,6 @@ fn write_secret(path: &Path, text: &str) {
 
 fn filled_in(config: &str, port: u16, folder: &TempDir) -> String {
     config.replace("$PORT", &port.to_string()).replace("$FOLDER", folder.path().to_str().unwrap())
-}
-
-/// A port that nobody listens on, and that no test was given before.
-pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
 }
 
 impl Edge {
@@ -268,13 +259,6 @@ impl Heard {
 
 /// Asks again and again, since what is waited for happens in another process.
 #[track_caller]
-pub(crate) fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + SOON;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < end, "it does not happen");
-        thread::sleep(Duration::from_millis(10));
-    }
+pub(crate) fn until<T>(ask: impl FnMut() -> Option<T>) -> T {
+    within(SOON / 10, "what is waited for", ask)
 }
