@@ -4,10 +4,14 @@
 
 use std::{
     io::{self, Write},
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
 
 use serde_json::{Value, json};
+
+use self::program::{ipveil, text};
+
+mod program;
 
 #[test]
 fn a_walk_is_shown_hop_by_hop_and_then_the_views() {
@@ -299,12 +303,6 @@ fn a_reader_that_has_had_enough_is_no_error() {
     }
 }
 
-fn ipveil() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ipveil"));
-    command.stdin(Stdio::null());
-    command
-}
-
 fn explain(arguments: &[&str]) -> Output {
     ipveil().arg("explain").args(arguments).output().unwrap()
 }
@@ -330,9 +328,4 @@ fn answers(input: &[u8]) -> Vec<Value> {
         assert_eq!(keys, ["client", "error", "from", "why"]);
     }
     answers
-}
-
-#[track_caller]
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
 }

@@ -1,6 +1,12 @@
 //! What the guides say to write into a configuration can be written there.
 
-use std::{fs, path::Path, process::Command};
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::{fs, path::Path};
+
+use self::program::{ipveil, text};
+
+mod program;
 
 /// The TOML in a guide, each block by the line on which it begins.
 fn blocks(guide: &str) -> Vec<(usize, String)> {
@@ -37,11 +43,7 @@ fn every_configuration_in_the_guides_is_one() {
             }
             let path = folder.path().join("ipveil.toml");
             fs::write(&path, text).unwrap();
-            let check = Command::new(env!("CARGO_BIN_EXE_ipveil"))
-                .args(["proxy", "--check", "--config"])
-                .arg(&path)
-                .output()
-                .unwrap();
+            let check = ipveil().args(["proxy", "--check", "--config"]).arg(&path).output().unwrap();
             let said = String::from_utf8_lossy(&check.stderr);
             assert!(check.status.success(), "{}:{line}: {said}", guide.display());
             seen += 1;
@@ -54,12 +56,11 @@ fn every_configuration_in_the_guides_is_one() {
 fn the_template_names_every_key_with_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ipveil.toml");
-    let ipveil = || Command::new(env!("CARGO_BIN_EXE_ipveil"));
     assert!(ipveil().arg("init").arg(&path).status().unwrap().success());
     assert!(!ipveil().arg("init").arg(&path).output().unwrap().status.success(), "it must not be written over");
 
     // With everything that is commented out taken in, where it stands, there is no unknown key.
-    let text = fs::read_to_string(&path).unwrap();
+    let template = fs::read_to_string(&path).unwrap();
     let example = |line: &str| {
         let line = line.strip_prefix("# ").unwrap_or(line);
         line.starts_with('[')
@@ -67,7 +68,7 @@ fn the_template_names_every_key_with_its_default() {
                 .split_once(" = ")
                 .is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
     };
-    let lines: Vec<_> = text.lines().collect();
+    let lines: Vec<_> = template.lines().collect();
     let mut unknown = Vec::new();
     let mut number = 0;
     while number < lines.len() {
@@ -129,7 +130,7 @@ fn the_template_names_every_key_with_its_default() {
         let keys: Vec<_> = said.split('`').skip(1).step_by(2).collect();
         assert!(said.contains("unknown key") && !keys.is_empty(), "{table}: {said}");
         for key in keys {
-            let is_named = text.lines().any(|line| {
+            let is_named = template.lines().any(|line| {
                 let line = line.trim_start_matches("# ");
                 line.starts_with(&format!("{key} = "))
                     || line.starts_with('[') && line.contains(key)
@@ -139,15 +140,14 @@ fn the_template_names_every_key_with_its_default() {
             assert!(is_named, "{table}: {key}");
         }
     }
-    let listed = Command::new(env!("CARGO_BIN_EXE_ipveil")).args(["init", "-"]).output().unwrap();
-    assert_eq!(String::from_utf8(listed.stdout).unwrap(), text);
+    let listed = ipveil().args(["init", "-"]).output().unwrap();
+    assert_eq!(text(&listed.stdout), template);
 }
 
 #[test]
 fn completions_and_the_manual_name_every_command() {
-    let help = Command::new(env!("CARGO_BIN_EXE_ipveil")).arg("--help").output().unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    let commands: Vec<_> = help
+    let help = ipveil().arg("--help").output().unwrap();
+    let commands: Vec<_> = text(&help.stdout)
         .lines()
         .skip_while(|line| *line != "Commands:")
         .skip(1)
@@ -157,9 +157,9 @@ fn completions_and_the_manual_name_every_command() {
         .collect();
     assert!(commands.contains(&"proxy") && commands.contains(&"scrub"), "{commands:?}");
     let output = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_ipveil")).args(arguments).output().unwrap();
+        let output = ipveil().args(arguments).output().unwrap();
         assert!(output.status.success());
-        String::from_utf8(output.stdout).unwrap()
+        text(&output.stdout).to_owned()
     };
     let manual = output(&["man"]);
     assert!(!manual.contains("\\-proxy(1)"), "there is no such page");

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Output,
     time::SystemTime,
 };
 
@@ -24,6 +24,7 @@ use tempfile::TempDir;
 
 use self::{
     gate::Gate,
+    program::{ipveil, text},
     stolen::stolen,
     store::{Server, port::free_port, until::until},
 };
@@ -31,17 +32,13 @@ use self::{
 #[path = "store/gate.rs"]
 #[expect(dead_code, reason = "it is only shut here")]
 mod gate;
+mod program;
 #[path = "store/stolen.rs"]
 mod stolen;
 mod store;
 
-fn ipveil(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ipveil")).arg("keys").args(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-#[track_caller]
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+fn ipveil_keys(arguments: &[&str]) -> Output {
+    ipveil().arg("keys").args(arguments).output().unwrap()
 }
 
 #[track_caller]
@@ -53,7 +50,7 @@ fn json(output: &Output) -> Value {
 fn secret() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fleet.secret");
-    assert!(ipveil(&["new-secret", "--output", path.to_str().unwrap()]).status.success());
+    assert!(ipveil_keys(&["new-secret", "--output", path.to_str().unwrap()]).status.success());
     (directory, path)
 }
 
@@ -71,7 +68,7 @@ fn a_new_secret_is_for_its_owner_only_and_is_not_shown_when_it_goes_to_a_file() 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fleet.secret");
     let arguments = ["new-secret", "--output", path.to_str().unwrap()];
-    let output = ipveil(&arguments);
+    let output = ipveil_keys(&arguments);
     assert_eq!(output.status.code(), Some(0));
     let written = fs::read_to_string(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -79,11 +76,11 @@ fn a_new_secret_is_for_its_owner_only_and_is_not_shown_when_it_goes_to_a_file() 
     assert!(text(&output.stdout).contains(&id));
     assert!(!text(&output.stdout).contains(written.trim()));
     // Never over another.
-    let again = ipveil(&arguments);
+    let again = ipveil_keys(&arguments);
     assert_eq!(again.status.code(), Some(2));
     assert_eq!(fs::read_to_string(&path).unwrap(), written);
 
-    let (one, two) = (ipveil(&["new-secret"]), ipveil(&["new-secret", "--json"]));
+    let (one, two) = (ipveil_keys(&["new-secret"]), ipveil_keys(&["new-secret", "--json"]));
     assert!(FleetSecret::parse(&one.stdout).is_ok());
     assert_eq!(json(&two)["secret"].as_str().unwrap().len(), one.stdout.len() - 1);
 }
@@ -95,7 +92,7 @@ fn a_fleet_is_shown_and_rotated() {
     let (one, two) = (node(&server.url(), "one", &path), node(&gate.url(), "two", &path));
     let url = server.url();
     let common = ["--redis", &url, "--namespace", "edge", "--secret-file", path.to_str().unwrap()];
-    let run = |command: &str, more: &[&str]| ipveil(&[&[command], &common[..], more].concat());
+    let run = |command: &str, more: &[&str]| ipveil_keys(&[&[command], &common[..], more].concat());
 
     let key = one.key_id().unwrap().to_string();
     let status = until("both agree", || {
@@ -133,7 +130,7 @@ fn a_rotation_is_reported_only_if_keys_have_changed() {
     let url = server.url();
     let run = || {
         let common = ["--redis", &url, "--namespace", "edge", "--secret-file", path.to_str().unwrap()];
-        ipveil(&[&["rotate-now", "--wait", "20"], &common[..]].concat())
+        ipveil_keys(&[&["rotate-now", "--wait", "20"], &common[..]].concat())
     };
     let key = until("agreement", || one.key_id().filter(|key| two.key_id() == Some(*key)));
     let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 86_400;
@@ -156,7 +153,7 @@ fn a_password_can_be_in_a_file_and_is_in_no_message() {
     let run = |url: &str| {
         fs::write(&urls, url).unwrap();
         let files = ["--redis-file", urls.to_str().unwrap(), "--secret-file", path.to_str().unwrap()];
-        ipveil(&[&["status", "--namespace", "edge"], &files[..]].concat())
+        ipveil_keys(&[&["status", "--namespace", "edge"], &files[..]].concat())
     };
     let good = format!("redis://:hunter2@127.0.0.1:{}\n", server.port);
     let _node = node(good.trim(), "one", &path);
@@ -176,7 +173,7 @@ fn a_password_can_be_in_a_file_and_is_in_no_message() {
 #[test]
 fn a_secret_that_is_none_and_an_empty_namespace_are_clear_messages() {
     let (server, (directory, path)) = (Server::start(), secret());
-    let run = |path: &Path| ipveil(&["status", "--redis", &server.url(), "--secret-file", path.to_str().unwrap()]);
+    let run = |path: &Path| ipveil_keys(&["status", "--redis", &server.url(), "--secret-file", path.to_str().unwrap()]);
     assert!(text(&run(&path).stderr).contains("no node uses this namespace"));
     let typed = directory.path().join("typed");
     fs::write(&typed, "correct horse battery staple").unwrap();
@@ -197,23 +194,23 @@ fn a_journal_is_shown_and_verified() {
     drop((keys, journal));
     let name = path.to_str().unwrap();
 
-    let shown = ipveil(&["journal", "show", name]);
+    let shown = ipveil_keys(&["journal", "show", name]);
     let shown = text(&shown.stdout);
     assert!(shown.contains(&format!("minted     key {first}")), "{shown}");
     assert!(shown.contains("reason rotated") && shown.contains("source memory"), "{shown}");
-    let lines = ipveil(&["journal", "show", "--json", name]);
+    let lines = ipveil_keys(&["journal", "show", "--json", name]);
     assert!(text(&lines.stdout).lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 
-    let whole = ipveil(&["journal", "verify", "--json", name]);
+    let whole = ipveil_keys(&["journal", "verify", "--json", name]);
     assert_eq!(whole.status.code(), Some(0));
     let head = json(&whole)["head"].as_str().unwrap().to_owned();
-    assert_eq!(ipveil(&["journal", "verify", "--head", &head, name]).status.code(), Some(0));
-    assert_eq!(ipveil(&["journal", "verify", "--head", &"0".repeat(64), name]).status.code(), Some(1));
+    assert_eq!(ipveil_keys(&["journal", "verify", "--head", &head, name]).status.code(), Some(0));
+    assert_eq!(ipveil_keys(&["journal", "verify", "--head", &"0".repeat(64), name]).status.code(), Some(1));
 
     let changed = fs::read_to_string(&path).unwrap().replacen("rotated", "expired", 1);
     fs::File::create(&path).unwrap().write_all(changed.as_bytes()).unwrap();
-    let broken = ipveil(&["journal", "verify", name]);
+    let broken = ipveil_keys(&["journal", "verify", name]);
     assert_eq!(broken.status.code(), Some(1));
     assert!(text(&broken.stdout).contains("was changed"));
-    assert_eq!(ipveil(&["journal", "verify", "/nowhere/at/all"]).status.code(), Some(2));
+    assert_eq!(ipveil_keys(&["journal", "verify", "/nowhere/at/all"]).status.code(), Some(2));
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::program::{Folder, forms, report};
+use crate::{
+    folder::Folder,
+    report::{forms, report},
+};
 
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap()).collect()

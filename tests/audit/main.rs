@@ -6,8 +6,16 @@
 #[path = "../port.rs"]
 mod port;
 
-/// The program, what it reports, and a folder to search.
+/// The program.
+#[path = "../program.rs"]
 mod program;
+
+/// A folder with files.
+#[path = "../folder.rs"]
+mod folder;
+
+/// What an audit reports.
+mod report;
 
 /// Servers that answer as they are told to.
 mod server;

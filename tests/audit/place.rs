@@ -10,8 +10,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    folder::Folder,
     port::free_port,
-    program::{Folder, audit, forms, ipveil, report, text},
+    program::{ipveil, text},
+    report::{audit, forms, report},
 };
 
 #[test]
@@ -46,7 +48,8 @@ fn compressed_files_directories_and_standard_input_are_searched() {
     folder.write("logs/deep/b.log", &zstd::encode_all(line.as_slice(), 1).unwrap());
     folder.write("logs/clean.log", b"nothing\n");
     let logs = folder.path("logs");
-    let mut child = ipveil(&["audit", "--json", "--search-only", "2001:db8::7", "--search", &logs, "--stdin"])
+    let mut child = ipveil()
+        .args(["audit", "--json", "--search-only", "2001:db8::7", "--search", &logs, "--stdin"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

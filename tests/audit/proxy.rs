@@ -13,8 +13,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    folder::Folder,
     port::free_port,
-    program::{Folder, audit, ipveil, report, text},
+    program::{ipveil, text},
+    report::{audit, report},
     server::serve,
 };
 
@@ -46,7 +48,7 @@ impl Deployment {
             .as_bytes(),
         );
         let own_log = fs::File::create(folder.path("own.log")).unwrap();
-        let proxy = ipveil(&["proxy", "--config", &config]).stderr(own_log).spawn().unwrap();
+        let proxy = ipveil().args(["proxy", "--config", &config]).stderr(own_log).spawn().unwrap();
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
             assert!(

@@ -15,7 +15,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    program::{Folder, forms, report},
+    folder::Folder,
+    report::{forms, report},
     server::{listen, read_request, serve},
 };
 

@@ -1,8 +1,11 @@
 //! What is wrong with a configuration is said with file, line and key, and never by quoting it.
 
-use std::{fmt::Write as _, fs, process::Command};
+use std::{fmt::Write as _, fs};
 
-use crate::edge::{before, start};
+use crate::{
+    edge::{before, start},
+    program::{ipveil, text},
+};
 
 /// What nobody may read in a message.
 const SECRET: &str = "hunter2";
@@ -129,13 +132,9 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
     let mut wrong = String::new();
     for (more, line, key, expected) in cases {
         fs::write(&path, format!("{base}{more}\n")).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_ipveil"))
-            .args(["proxy", "--check", "--config"])
-            .arg(&path)
-            .env_remove("RUST_LOG")
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let output =
+            ipveil().args(["proxy", "--check", "--config"]).arg(&path).env_remove("RUST_LOG").output().unwrap();
+        let said = text(&output.stderr);
         // What is not there has no line.
         let line = if line == 0 { String::new() } else { format!(":{}", base.matches('\n').count() + line) };
         let place = format!("error: {}{line}: {key}", path.display());
@@ -157,8 +156,7 @@ fn the_template_is_well() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ipveil.toml");
     fs::write(&path, include_str!("../../src/bin/ipveil/config/template.toml")).unwrap();
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_ipveil")).args(["proxy", "--check", "--config"]).arg(&path).output().unwrap();
+    let output = ipveil().args(["proxy", "--check", "--config"]).arg(&path).output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
 

@@ -1,4 +1,4 @@
-//! The program, started with a configuration, and gone at the end.
+//! A proxy, started with a configuration, and gone at the end.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub(crate) use crate::store::port::free_port;
-use crate::store::until::within;
+use crate::{program::ipveil, store::until::within};
 
 /// Nothing takes longer, even on a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -105,7 +105,7 @@ impl Setup {
         let port = free_port();
         let config = filled_in(&self.config, port, &folder);
         fs::write(folder.path().join("ipveil.toml"), config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ipveil"));
+        let mut command = ipveil();
         command.arg("proxy").arg("--config").arg(folder.path().join("ipveil.toml")).env_remove("RUST_LOG");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let edge = Edge::spawn(command, folder, port);

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     client::{Client, Message, ask, get},
     edge::{Edge, Setup, before, start, until},
+    program::{ipveil, text},
     server::yes,
 };
 
@@ -271,15 +272,11 @@ fn a_log_of_before_is_scrubbed_under_the_keys_of_a_proxy_that_runs() {
     );
     assert_eq!(from(&edge, "203.0.113.7", "").status(), 200);
     let name = edge.lines_when(1)[0].split(' ').next().unwrap().to_owned();
-    let scrub = |text: String| {
-        edge.write("old.log", text);
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_ipveil"))
-            .arg("scrub")
-            .arg("--running")
-            .args([edge.path("admin"), edge.path("old.log")])
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    let scrub = |log: String| {
+        edge.write("old.log", log);
+        let output =
+            ipveil().arg("scrub").arg("--running").args([edge.path("admin"), edge.path("old.log")]).output().unwrap();
+        (output.status.code(), text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
     };
     // The same client is the same in both logs. And a text that has to go there in several pieces comes back in order.
     let line = |address: &str| format!("{address} - - \"GET / HTTP/1.1\" 200 3\n");

@@ -4,7 +4,11 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-/// The program, started with a configuration, and gone at the end.
+/// The program.
+#[path = "../program.rs"]
+mod program;
+
+/// A proxy, started with a configuration, and gone at the end.
 mod edge;
 
 /// Clients that write bytes and read answers.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
-    process::{Command, Stdio},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use crate::{
     client::{Client, ask, connect, get},
     edge::{Edge, before, free_port, start, until},
+    program::{ipveil, text},
     server::{OK, answer, reply, serve, yes},
 };
 
@@ -22,7 +23,7 @@ use crate::{
 fn one_command_is_enough() {
     let server = yes();
     let port = free_port();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ipveil"));
+    let mut command = ipveil();
     command.args(["proxy", "--listen", &format!("[::]:{port}"), "--upstream", &format!("http://{}", server.address)]);
     let mut edge = Edge::spawn(command, tempfile::tempdir().unwrap(), port);
     until(|| edge.log().contains("listening").then_some(()));
@@ -45,8 +46,8 @@ fn a_bad_command_line_is_refused() {
         (&["proxy", "--listen", "127.0.0.1:1", "--upstream", "ftp://127.0.0.1:1"], "expected http://HOST:PORT"),
         (&["proxy", "--config", "nowhere/ipveil.toml"], "nowhere/ipveil.toml: No such file"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_ipveil")).args(arguments).stdin(Stdio::null()).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
+        let output = ipveil().args(arguments).output().unwrap();
+        let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr.contains(said), "{arguments:?}: {stderr}");
     }

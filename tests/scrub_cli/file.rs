@@ -3,12 +3,15 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    path::Path,
     process::Stdio,
     thread,
 };
 
-use crate::program::{Folder, LINE, fifo, gunzip, gzip, ipveil, is_clean, kill, pipe, run, start, text, wait};
+use crate::{
+    folder::Folder,
+    program::text,
+    scrub::{LINE, fifo, gunzip, gzip, is_clean, kill, names_in, pipe, run, scrub, start, wait},
+};
 
 #[test]
 fn files_are_replaced_in_place_with_their_mode_and_format() {
@@ -28,7 +31,7 @@ fn files_are_replaced_in_place_with_their_mode_and_format() {
     is_clean(&plain_text);
     assert_eq!(plain_text, gunzip(&fs::read(&gz).unwrap()), "one run, one key");
     assert_eq!(plain_text.as_bytes(), zstd::decode_all(&fs::read(&zst).unwrap()[..]).unwrap());
-    assert_eq!(folder.names(), ["a.log", "b.log.gz", "c.log.zst"], "nothing is left behind");
+    assert_eq!(names_in(&folder), ["a.log", "b.log.gz", "c.log.zst"], "nothing is left behind");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -43,7 +46,7 @@ fn a_file_that_is_clean_already_is_not_touched() {
     let before = fs::metadata(&log).unwrap().modified().unwrap();
     assert_eq!(run(&["--in-place", &log]).status.code(), Some(0));
     assert_eq!(fs::metadata(&log).unwrap().modified().unwrap(), before);
-    assert_eq!(folder.names(), ["a.log"]);
+    assert_eq!(names_in(&folder), ["a.log"]);
 }
 
 #[test]
@@ -114,10 +117,10 @@ fn what_is_no_text_further_on_is_not_taken_for_clean_either() {
                 assert!(text(&output.stderr).contains(&format!("{path}: is no text")), "{}", text(&output.stderr));
             }
             let out = folder.path("out.log");
-            assert_eq!(run(&["-o", out.to_str().unwrap(), &path]).status.code(), Some(2));
+            assert_eq!(run(&["-o", &out, &path]).status.code(), Some(2));
             assert_eq!(pipe(&[], &bytes).status.code(), Some(2));
             assert_eq!(fs::read(&path).unwrap(), bytes);
-            assert_eq!(folder.names(), ["a.log"], "nothing is left behind");
+            assert_eq!(names_in(&folder), ["a.log"], "nothing is left behind");
             assert_ne!(run(&["--check", "--binary", &path]).status.code(), Some(2));
         }
     }
@@ -142,7 +145,7 @@ fn in_place_is_refused_where_addresses_would_stay() {
     // The file is replaced, not the link.
     fs::remove_file(folder.path("other")).unwrap();
     std::os::unix::fs::symlink(&log, folder.path("link")).unwrap();
-    assert_eq!(run(&["--in-place", folder.path("link").to_str().unwrap()]).status.code(), Some(0));
+    assert_eq!(run(&["--in-place", &folder.path("link")]).status.code(), Some(0));
     assert!(fs::symlink_metadata(folder.path("link")).unwrap().is_symlink());
     is_clean(&fs::read_to_string(&log).unwrap());
 }
@@ -152,20 +155,20 @@ fn output_goes_to_a_file_or_into_a_directory() {
     let folder = Folder::new();
     let (a, b) = (folder.write("in/a.log", LINE.as_bytes()), folder.write("in/b.log.gz", &gzip(LINE.as_bytes())));
     let target = folder.path("out.log");
-    assert_eq!(run(&["--output", target.to_str().unwrap(), &a]).status.code(), Some(0));
+    assert_eq!(run(&["--output", &target, &a]).status.code(), Some(0));
     is_clean(&fs::read_to_string(&target).unwrap());
     let directory = folder.path("out");
-    let output = run(&["-o", directory.to_str().unwrap(), &a, &b]);
+    let output = run(&["-o", &directory, &a, &b]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("expected one for several inputs"), "{}", text(&output.stderr));
     fs::create_dir(&directory).unwrap();
-    let output = run(&["-o", directory.to_str().unwrap(), &a, &a]);
+    let output = run(&["-o", &directory, &a, &a]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("another input has the same name"), "{}", text(&output.stderr));
     let pattern = folder.path("in/*");
-    assert_eq!(run(&["-o", directory.to_str().unwrap(), pattern.to_str().unwrap()]).status.code(), Some(0));
-    is_clean(&fs::read_to_string(directory.join("a.log")).unwrap());
-    is_clean(&gunzip(&fs::read(directory.join("b.log.gz")).unwrap()));
+    assert_eq!(run(&["-o", &directory, &pattern]).status.code(), Some(0));
+    is_clean(&fs::read_to_string(folder.path("out/a.log")).unwrap());
+    is_clean(&gunzip(&fs::read(folder.path("out/b.log.gz")).unwrap()));
     assert_eq!(fs::read_to_string(&a).unwrap(), LINE);
 }
 
@@ -180,7 +183,7 @@ fn output_follows_links_and_goes_straight_into_what_is_no_file() {
     for (link, target) in [("link", "real.log"), ("null", "/dev/null")] {
         let link = folder.path(link);
         symlink(target, &link).unwrap();
-        let output = run(&["-o", link.to_str().unwrap(), &log]);
+        let output = run(&["-o", &link, &log]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
@@ -189,17 +192,17 @@ fn output_follows_links_and_goes_straight_into_what_is_no_file() {
     assert!(shown.contains("GET / HTTP/1.1"), "{shown}");
     // What a link is to lead to is nobody's to guess.
     symlink("nowhere", folder.path("broken")).unwrap();
-    assert_eq!(run(&["-o", folder.path("broken").to_str().unwrap(), &log]).status.code(), Some(2));
+    assert_eq!(run(&["-o", &folder.path("broken"), &log]).status.code(), Some(2));
 
     let fifo = fifo(&folder, "fifo");
     // Open in both directions, so that nobody waits.
     let mut reader = fs::File::options().read(true).write(true).open(&fifo).unwrap();
-    assert_eq!(run(&["--as", "word=X", "-o", fifo.to_str().unwrap(), &log]).status.code(), Some(0));
+    assert_eq!(run(&["--as", "word=X", "-o", &fifo, &log]).status.code(), Some(0));
     assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
     let mut start = [0; 4];
     reader.read_exact(&mut start).unwrap();
     assert_eq!(&start, b"X - ");
-    assert_eq!(folder.names(), ["a.log", "broken", "fifo", "link", "null", "real.log"]);
+    assert_eq!(names_in(&folder), ["a.log", "broken", "fifo", "link", "null", "real.log"]);
 }
 
 #[cfg(unix)]
@@ -209,17 +212,17 @@ fn output_keeps_the_mode_of_a_file_and_a_new_one_is_not_for_all() {
 
     let folder = Folder::new();
     let log = folder.write("a.log", LINE.as_bytes());
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let out = folder.path("out.log");
-    assert_eq!(run(&["-o", out.to_str().unwrap(), &log]).status.code(), Some(0));
+    assert_eq!(run(&["-o", &out, &log]).status.code(), Some(0));
     assert_eq!(mode(&out), 0o640);
     for kept in [0o640, 0o604] {
         fs::set_permissions(&out, fs::Permissions::from_mode(kept)).unwrap();
-        assert_eq!(run(&["-o", out.to_str().unwrap(), &log]).status.code(), Some(0));
+        assert_eq!(run(&["-o", &out, &log]).status.code(), Some(0));
         assert_eq!(mode(&out), kept);
     }
     let followed = folder.path("followed.log");
-    assert_eq!(run(&["--follow", "-o", followed.to_str().unwrap()]).status.code(), Some(0));
+    assert_eq!(run(&["--follow", "-o", &followed]).status.code(), Some(0));
     assert_eq!(mode(&followed) & !0o640, 0);
 }
 
@@ -246,27 +249,26 @@ fn what_is_read_is_not_written_to_meanwhile() {
     let log = folder.write("in/a.log", LINE.as_bytes());
     fs::hard_link(&log, folder.path("in/other")).unwrap();
     let (directory, other) = (folder.path("in"), folder.path("in/other"));
-    let (directory, other) = (directory.to_str().unwrap(), other.to_str().unwrap());
     let append = || fs::OpenOptions::new().append(true).open(&log).unwrap();
     for (arguments, output) in [
         (&["-o", &log, &log][..], Stdio::null()),
-        (&["-o", other, &log], Stdio::null()),
-        (&["-o", directory, &log], Stdio::null()),
-        (&["--follow", "-o", other, &log], Stdio::null()),
+        (&["-o", &other, &log], Stdio::null()),
+        (&["-o", &directory, &log], Stdio::null()),
+        (&["--follow", "-o", &other, &log], Stdio::null()),
         (&[&log], append().into()),
         (&["--follow", &log], append().into()),
         (&["-"], append().into()),
         (&["-o", &log], Stdio::null()),
     ] {
         let input = fs::File::open(&log).unwrap();
-        let output = ipveil(arguments).stdin(input).stdout(output).stderr(Stdio::piped()).output().unwrap();
+        let output = scrub(arguments).stdin(input).stdout(output).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let said = text(&output.stderr);
         assert!(said.contains("is one of the inputs") && said.contains("--in-place"), "{arguments:?}: {said}");
         assert_eq!(fs::read_to_string(&log).unwrap(), LINE, "{arguments:?}");
     }
     // What only looks may write where it likes.
-    assert_eq!(ipveil(&["--check", &log]).stdout(append()).output().unwrap().status.code(), Some(1));
+    assert_eq!(scrub(&["--check", &log]).stdout(append()).output().unwrap().status.code(), Some(1));
 }
 
 #[test]
@@ -298,7 +300,7 @@ fn a_damaged_archive_is_named_and_stays_and_the_others_are_done() {
     assert_eq!(fs::read(a).unwrap(), broken);
     assert_eq!(fs::read(b).unwrap(), &zst[..zst.len() / 2]);
     is_clean(&fs::read_to_string(c).unwrap());
-    assert_eq!(folder.names(), ["a.log.gz", "b.log.zst", "c.log"]);
+    assert_eq!(names_in(&folder), ["a.log.gz", "b.log.zst", "c.log"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -307,7 +309,7 @@ fn a_full_disk_is_told() {
     let folder = Folder::new();
     let log = folder.write("a.log", LINE.repeat(10_000).as_bytes());
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = ipveil(&[&log]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let output = scrub(&[&log]).stdout(full).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("a.log: can't be written"), "{}", text(&output.stderr));
 }
@@ -320,15 +322,15 @@ fn a_pattern_means_files() {
     std::os::unix::fs::symlink("a.log", folder.path("b.log")).unwrap();
     let fifo = fifo(&folder, "c.log");
     let pattern = folder.path("*.log");
-    let mut child = start(&["--as", "word=X", pattern.to_str().unwrap()]);
+    let mut child = start(&["--as", "word=X", &pattern]);
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     assert_eq!(wait(child), Some(0));
     let (mut shown, mut said) = (String::new(), String::new());
     stdout.read_to_string(&mut shown).unwrap();
     stderr.read_to_string(&mut said).unwrap();
     assert_eq!(shown.matches("X - ").count(), 2, "{shown}");
-    assert!(said.contains(&format!("warning: {}: is no file, and was skipped", fifo.display())), "{said}");
-    assert_eq!(run(&["--check", pattern.to_str().unwrap()]).status.code(), Some(2));
+    assert!(said.contains(&format!("warning: {fifo}: is no file, and was skipped")), "{said}");
+    assert_eq!(run(&["--check", &pattern]).status.code(), Some(2));
 }
 
 #[cfg(target_os = "linux")]
@@ -337,7 +339,7 @@ fn an_interrupted_run_leaves_every_file_old_or_new() {
     let folder = Folder::new();
     let old = LINE.repeat(300_000);
     let names: Vec<_> = (0..8).map(|number| folder.write(&format!("{number}.log"), old.as_bytes())).collect();
-    let child = ipveil(&["--in-place", "--threads", "1"]).args(&names).stderr(Stdio::piped()).spawn().unwrap();
+    let child = scrub(&["--in-place", "--threads", "1"]).args(&names).stderr(Stdio::piped()).spawn().unwrap();
     // As soon as the first file is done.
     while fs::read(&names[0]).unwrap() == old.as_bytes() {
         thread::yield_now();
@@ -360,7 +362,7 @@ fn an_interrupted_run_leaves_every_file_old_or_new() {
         assert_eq!(output.status.code(), Some(130));
         assert!(count > 0);
     }
-    assert_eq!(folder.names().len(), 8, "nothing is left behind");
+    assert_eq!(names_in(&folder).len(), 8, "nothing is left behind");
 }
 
 #[test]
@@ -368,9 +370,9 @@ fn a_file_that_grows_meanwhile_stays() {
     // Through a reader that waits: what is read from standard input can't be replaced, so the file is changed before the end.
     let folder = Folder::new();
     let log = folder.write("a.log", LINE.repeat(2_000_000).as_bytes());
-    let mut child = ipveil(&["--in-place", "--threads", "1", &log]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = scrub(&["--in-place", "--threads", "1", &log]).stderr(Stdio::piped()).spawn().unwrap();
     // Its other name appears when it is opened to be replaced.
-    while folder.names().len() < 2 {
+    while names_in(&folder).len() < 2 {
         if let Some(status) = child.try_wait().unwrap() {
             panic!("it was too quick, or failed: {status}");
         }
@@ -385,5 +387,5 @@ fn a_file_that_grows_meanwhile_stays() {
     }
     assert!(text(&output.stderr).contains("was written to meanwhile"), "{}", text(&output.stderr));
     assert!(fs::read_to_string(&log).unwrap().starts_with(LINE));
-    assert_eq!(folder.names(), ["a.log"]);
+    assert_eq!(names_in(&folder), ["a.log"]);
 }

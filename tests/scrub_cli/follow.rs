@@ -3,14 +3,17 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
     process::Stdio,
     sync::mpsc,
     thread,
     time::Duration,
 };
 
-use crate::program::{Folder, LINE, fifo, gzip, ipveil, kill, pipe, start, text, wait};
+use crate::{
+    folder::Folder,
+    program::text,
+    scrub::{LINE, fifo, gzip, kill, names_in, pipe, scrub, start, wait},
+};
 
 #[test]
 fn follow_writes_each_line_at_once_and_the_beginning_of_one_soon() {
@@ -50,7 +53,7 @@ fn follow_reads_a_pipe_with_a_name_from_one_writer_after_the_other() {
     let folder = Folder::new();
     let fifo = fifo(&folder, "access.fifo");
     let log = folder.path("access.log");
-    let mut child = start(&["--follow", "--as", "word=X", "-o", log.to_str().unwrap(), fifo.to_str().unwrap()]);
+    let mut child = start(&["--follow", "--as", "word=X", "-o", &log, &fifo]);
     for number in 1..=2 {
         fs::write(&fifo, "from 203.0.113.7\n").unwrap();
         wait_until(&log, &"from X\n".repeat(number));
@@ -67,7 +70,7 @@ fn follow_keeps_a_pipe_open_between_one_writer_and_the_next() {
     let folder = Folder::new();
     let fifo = fifo(&folder, "access.fifo");
     let log = folder.path("access.log");
-    let mut child = start(&["--follow", "--as", "word=X", "-o", log.to_str().unwrap(), fifo.to_str().unwrap()]);
+    let mut child = start(&["--follow", "--as", "word=X", "-o", &log, &fifo]);
     fs::write(&fifo, "from 203.0.113.7\n").unwrap();
     wait_until(&log, "from X\n");
     // Without a name it can't be opened again. What is known by such a handle is neither read nor written to.
@@ -121,7 +124,7 @@ fn follow_says_that_it_can_not_write_and_where() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).starts_with("error: /dev/full: "), "{}", text(&output.stderr));
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let mut child = ipveil(&["--follow"]).stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = scrub(&["--follow"]).stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(LINE.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(text(&output.stderr).starts_with("error: standard output: "), "{}", text(&output.stderr));
@@ -169,7 +172,7 @@ fn a_signal_ends_also_what_waits() {
     let folder = Folder::new();
     let log = folder.write("a.log", LINE.as_bytes());
     let fifo = fifo(&folder, "fifo");
-    let mut child = start(&[&log, fifo.to_str().unwrap()]);
+    let mut child = start(&[&log, &fifo]);
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut String::new()).unwrap();
     kill("-TERM", &child);
@@ -177,19 +180,19 @@ fn a_signal_ends_also_what_waits() {
 
     // For whoever writes, with a file that is half done.
     let out = folder.path("out.log");
-    let child = start(&["-o", out.to_str().unwrap(), fifo.to_str().unwrap()]);
+    let child = start(&["-o", &out, &fifo]);
     let mut writer = fs::File::options().write(true).open(&fifo).unwrap();
     writer.write_all(LINE.as_bytes()).unwrap();
-    while folder.names().len() < 3 {
+    while names_in(&folder).len() < 3 {
         thread::yield_now();
     }
     kill("-TERM", &child);
     assert_eq!(wait(child), Some(130));
-    assert_eq!(folder.names(), ["a.log", "fifo"], "nothing is left behind");
+    assert_eq!(names_in(&folder), ["a.log", "fifo"], "nothing is left behind");
 }
 
 #[track_caller]
-fn wait_until(path: &Path, expected: &str) {
+fn wait_until(path: &str, expected: &str) {
     // A minute at most; usually a few turns.
     for _ in 0..6_000 {
         if fs::read_to_string(path).is_ok_and(|text| text == expected) {
@@ -197,5 +200,5 @@ fn wait_until(path: &Path, expected: &str) {
         }
         thread::park_timeout(Duration::from_millis(10));
     }
-    panic!("{} is {:?}", path.display(), fs::read_to_string(path));
+    panic!("{path} is {:?}", fs::read_to_string(path));
 }

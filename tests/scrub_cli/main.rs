@@ -2,8 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-/// The program, and a folder with files for it.
+/// The program.
+#[path = "../program.rs"]
 mod program;
+
+/// A folder with files.
+#[path = "../folder.rs"]
+mod folder;
+
+/// Runs of `ipveil scrub`.
+mod scrub;
 
 /// What arguments choose: what stands in, what is kept, what is only looked for, and what is refused.
 mod option;

@@ -6,7 +6,11 @@ use std::{
     thread,
 };
 
-use crate::program::{Folder, LINE, is_clean, pipe, run, start, text};
+use crate::{
+    folder::Folder,
+    program::text,
+    scrub::{LINE, is_clean, pipe, run, start},
+};
 
 #[test]
 fn standard_input_goes_to_standard_output() {
@@ -113,8 +117,7 @@ fn what_was_skipped_is_told_and_is_not_taken_for_clean() {
     let outside = folder.write("outside.log", LINE.as_bytes());
     folder.write("logs/clean.log", b"nothing here\n");
     symlink("clean.log", folder.path("logs/same.log")).unwrap();
-    let logs = folder.path("logs");
-    let logs = logs.to_str().unwrap();
+    let logs = &folder.path("logs");
     // What is read anyway was not skipped.
     let output = run(&["--check", logs]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -127,12 +130,12 @@ fn what_was_skipped_is_told_and_is_not_taken_for_clean() {
     {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
-        let warning = format!("warning: {}: is no file, and was skipped", link.display());
+        let warning = format!("warning: {link}: is no file, and was skipped");
         assert!(text(&output.stderr).contains(&warning), "{arguments:?}: {}", text(&output.stderr));
     }
     assert_eq!(fs::read_to_string(outside).unwrap(), LINE);
     // Whoever names it means it.
-    assert_eq!(run(&["--check", link.to_str().unwrap()]).status.code(), Some(1));
+    assert_eq!(run(&["--check", &link]).status.code(), Some(1));
 }
 
 #[test]
@@ -208,7 +211,7 @@ fn contradictions_are_refused() {
     }
     let folder = Folder::new();
     let pattern = folder.path("*.log");
-    let output = run(&[pattern.to_str().unwrap()]);
+    let output = run(&[&pattern]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("no file has such a name"));
 }

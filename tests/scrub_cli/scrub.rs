@@ -1,28 +1,27 @@
-//! The program, and a folder with files for it.
+//! Runs of `ipveil scrub`.
 
 use std::{
     fs,
     io::{Read as _, Write as _},
-    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     thread,
     time::Duration,
 };
 
-use tempfile::TempDir;
+use crate::{folder::Folder, program::ipveil};
 
 pub(crate) const LINE: &str =
     "203.0.113.7 - - [25/Nov/2026:12:34:56 +0000] \"GET / HTTP/1.1\" 200 \"http://[2001:db8::7]/\"\n";
 
-pub(crate) fn ipveil(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ipveil"));
+pub(crate) fn scrub(arguments: &[&str]) -> Command {
+    let mut command = ipveil();
     command.arg("scrub").args(arguments);
     command
 }
 
 #[track_caller]
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    ipveil(arguments).stdin(Stdio::null()).output().unwrap()
+    scrub(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
 #[track_caller]
@@ -37,11 +36,7 @@ pub(crate) fn pipe(arguments: &[&str], input: &[u8]) -> Output {
 }
 
 pub(crate) fn start(arguments: &[&str]) -> Child {
-    ipveil(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-pub(crate) fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+    scrub(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[track_caller]
@@ -49,33 +44,12 @@ pub(crate) fn is_clean(text: &str) {
     assert!(!text.contains("203.0.113") && !text.contains("2001:db8"), "{text}");
 }
 
-/// A folder that is gone afterwards.
-pub(crate) struct Folder(pub(crate) TempDir);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> String {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, bytes).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(self.0.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
+/// What is in a folder, in order.
+pub(crate) fn names_in(folder: &Folder) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
@@ -113,7 +87,7 @@ pub(crate) fn wait(mut child: Child) -> Option<i32> {
 
 #[cfg(unix)]
 #[track_caller]
-pub(crate) fn fifo(folder: &Folder, name: &str) -> PathBuf {
+pub(crate) fn fifo(folder: &Folder, name: &str) -> String {
     let path = folder.path(name);
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     path
