@@ -2,30 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    thread,
-};
+use std::thread;
 
 use ipveil::{
     KeyRing,
     keys::{Epochs, MemorySource},
 };
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+use self::log::Log;
 
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+mod log;
 
 #[test]
 fn events_name_keys_by_their_public_id_and_say_how_they_are_protected() {

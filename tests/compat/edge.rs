@@ -17,9 +17,11 @@ use ipveil::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 use tower::ServiceExt as _;
+
+use crate::listener::listen;
 
 pub(crate) const ANN: &str = "203.0.113.7";
 pub(crate) const BOB: &str = "2001:db8:b0b::7";
@@ -76,12 +78,6 @@ pub(crate) async fn serve_plainly(app: Router) -> SocketAddr {
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async { axum::serve(listener, app).await });
     address
-}
-
-pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
 }
 
 /// Asks over a connection of its own.

@@ -2,6 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+/// Where servers listen.
+#[path = "../listener.rs"]
+mod listener;
+
+/// A log in memory.
+#[path = "../log.rs"]
+mod log;
+
 /// A layer for a test, servers behind it, and whoever asks them.
 mod edge;
 

@@ -17,7 +17,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::{Service, service_fn};
 
-use crate::edge::{ANN, X_FORWARDED_FOR, edge, listen, plain};
+use crate::{
+    edge::{ANN, X_FORWARDED_FOR, edge, plain},
+    listener::listen,
+};
 
 /// What a method is told about its client.
 async fn who(request: tonic::Request<String>) -> Result<tonic::Response<String>, tonic::Status> {

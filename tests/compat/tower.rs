@@ -21,7 +21,10 @@ use ipveil::{
 use tokio::net::TcpStream;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 
-use crate::edge::{ANN, X_FORWARDED_FOR, ask, edge, listen, plain, read, request};
+use crate::{
+    edge::{ANN, X_FORWARDED_FOR, ask, edge, plain, read, request},
+    listener::listen,
+};
 
 #[tokio::test]
 async fn hyper_serves_the_layer_without_a_framework() {

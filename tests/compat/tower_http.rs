@@ -1,27 +1,12 @@
 //! What tower-http traces.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use axum::{Router, routing::get};
 use ipveil::policy::{Scope, View};
 
-use crate::edge::{ANN, X_FORWARDED_FOR, ask_here, edge};
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(line)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::{
+    edge::{ANN, X_FORWARDED_FOR, ask_here, edge},
+    log::Log,
+};
 
 #[tokio::test]
 async fn the_trace_of_a_request_shows_the_pseudonym() {

@@ -16,6 +16,14 @@ mod canaries;
 #[path = "../mmdb.rs"]
 mod mmdb;
 
+/// Where servers listen.
+#[path = "../listener.rs"]
+mod listener;
+
+/// A log in memory.
+#[path = "../log.rs"]
+mod log;
+
 /// What is searched for.
 mod search;
 

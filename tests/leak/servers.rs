@@ -4,17 +4,12 @@ use std::{
     collections::BTreeMap,
     env,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     num::NonZeroU8,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
 };
 
-use crate::{
-    application::{app, method},
-    canaries::without_colors,
-};
 use axum::{
     Router,
     extract::{ConnectInfo, connect_info::MockConnectInfo},
@@ -39,6 +34,13 @@ use tonic::{metadata::MetadataMap, transport::server::TcpConnectInfo};
 use tower::{ServiceExt as _, util::MapRequestLayer};
 use tracing_subscriber::{
     filter::LevelFilter, fmt::layer as fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+use crate::{
+    application::{app, method},
+    canaries::without_colors,
+    listener::listen,
+    log::Log,
 };
 
 /// A header that only this operator knows.
@@ -136,20 +138,6 @@ fn the_servers() {
     }
 }
 
-#[derive(Clone, Default)]
-struct Log(pub(crate) Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Everything that any crate says, in all formats, without times: their digits look like ports.
 fn log_to_memory() -> [(&'static str, Log); 4] {
     let logs = ["full", "compact", "pretty", "json"].map(|name| (name, Log::default()));
@@ -234,12 +222,6 @@ async fn serve_all(veiled: bool) -> Vec<(&'static str, SocketAddr)> {
         };
     }
     servers
-}
-
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
 }
 
 /// Where everybody is.

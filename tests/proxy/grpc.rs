@@ -4,7 +4,7 @@ use std::{convert::Infallible, pin::Pin, task};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::{
     Stream, StreamExt as _,
     wrappers::{ReceiverStream, TcpListenerStream},
@@ -21,6 +21,7 @@ use tonic::{
 use crate::{
     edge::{Edge, before, start},
     http2::run,
+    listener::listen,
 };
 
 /// Messages are bytes.
@@ -107,8 +108,7 @@ impl tower::Service<http::Request<tonic::body::Body>> for Echo {
 
 fn serve() -> Edge {
     let address = run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         let server = tonic::transport::Server::builder().add_service(Echo);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(socket)));
         address

@@ -22,6 +22,10 @@ mod server;
 #[expect(clippy::print_stderr, reason = "a test that installs something says so")]
 mod store;
 
+/// Where servers listen.
+#[path = "../listener.rs"]
+mod listener;
+
 /// How addresses are written.
 #[path = "../canaries.rs"]
 mod canaries;

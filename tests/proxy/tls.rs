@@ -17,7 +17,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
@@ -25,6 +25,7 @@ use crate::{
     client::{ask, connect, get},
     edge::{Edge, SOON, Setup, before, until},
     http2::{ACCEPT, Body, HANDSHAKE, agree, body, over, run},
+    listener::listen,
     server::{Server, yes},
 };
 
@@ -322,8 +323,7 @@ where
 {
     let acceptor = signed.acceptor(protocols);
     run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
                 let (acceptor, each) = (acceptor.clone(), each.clone());

@@ -14,10 +14,7 @@ use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
 use hyper::{client::conn::http2::SendRequest, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-};
+use tokio::{net::TcpStream, sync::mpsc};
 
 use crate::{
     client::{Otherwise, ask, connect, get},
@@ -25,6 +22,7 @@ use crate::{
     http2::peers::{
         Body, Server, before_h2, body, channel, connect_h2, data, over, request, run, serve_as, serve_h2, text,
     },
+    listener::listen,
     server::{OK, answer, serve, yes},
 };
 
@@ -107,8 +105,7 @@ fn a_request_that_a_server_did_not_look_at_is_sent_again() {
 fn a_connection_that_nobody_uses_ends() {
     let (ended, mut has_ended) = mpsc::channel(1);
     let address = run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         tokio::spawn(async move {
             let (stream, _) = socket.accept().await.unwrap();
             let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(body(&["yes"], &[]))));
@@ -127,8 +124,7 @@ fn a_connection_that_nobody_uses_ends() {
 fn a_reset_that_says_no_error_is_no_end_of_an_answer() {
     let (reset, mut is_read) = mpsc::channel::<()>(1);
     let address = run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -196,8 +192,7 @@ fn a_reset_that_says_no_error_is_no_end_of_a_request() {
 fn a_server_that_ends_its_connection_is_asked_on_another_one() {
     let (stop, mut stopped) = mpsc::channel::<()>(1);
     let address = run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         tokio::spawn(async move {
             loop {
                 let (stream, _) = socket.accept().await.unwrap();
@@ -230,8 +225,7 @@ fn a_server_that_is_gone_is_asked_on_another_connection() {
     let is_gone = Arc::new(AtomicBool::new(false));
     let is_gone_now = Arc::clone(&is_gone);
     let address = run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         tokio::spawn(async move {
             let mut number = 0;
             while let Ok((stream, _)) = socket.accept().await {
@@ -403,8 +397,7 @@ fn a_server_that_takes_few_requests_at_a_time_gets_more_connections() {
 fn what_is_left_of_a_body_is_no_request() {
     let (heard, mut hears) = mpsc::unbounded_channel();
     let address = run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
                 let heard = heard.clone();

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::{
     client::{ask, get},
     edge::{before, start},
     http2::peers::{Server, before_h2, body, channel, connect_h2, data, request, run, serve_h2, text, text_of},
+    listener::listen,
     server::{answer, serve, yes},
 };
 
@@ -288,8 +289,7 @@ fn a_body_that_breaks_is_its_clients_fault() {
     let relay = {
         let connections = Arc::clone(&connections);
         run(async {
-            let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = socket.local_addr().unwrap();
+            let (socket, address) = listen().await;
             tokio::spawn(async move {
                 while let Ok((mut stream, _)) = socket.accept().await {
                     connections.fetch_add(1, SeqCst);

@@ -19,14 +19,17 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     runtime::Runtime,
     sync::mpsc,
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::edge::{SOON, before};
+use crate::{
+    edge::{SOON, before},
+    listener::listen,
+};
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
@@ -146,8 +149,7 @@ where
     F: Future<Output = Result<Response<Body>, &'static str>> + Send + 'static,
 {
     run(async {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
+        let (socket, address) = listen().await;
         tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
                 let service = service_fn(each.clone());
