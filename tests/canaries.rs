@@ -1,6 +1,14 @@
 //! Where addresses are in anything that was said, however they are written.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// Who the client is, in traffic of which nothing raw may come out.
+pub(crate) const V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
+pub(crate) const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcafe, 0xf00d, 1, 2, 3, 4);
+pub(crate) const PORT: u16 = 54_321;
 
 /// Every way to write an address that somebody could come upon.
 pub(crate) fn notations(address: IpAddr) -> Vec<(String, Vec<u8>)> {

@@ -39,7 +39,8 @@ mod application;
 use std::{fmt::Write as _, net::IpAddr};
 
 use crate::{
-    search::{PEER, V4, V6, canaries, contains},
+    canaries::{V4, V6},
+    search::{PEER, canaries, contains},
     traffic::scenario,
 };
 

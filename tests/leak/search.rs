@@ -2,15 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
 };
 
-use crate::canaries::{Canaries, notations, without_colors};
-
-/// Whom the headers name.
-pub(crate) const V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
-pub(crate) const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcafe, 0xf00d, 1, 2, 3, 4);
-pub(crate) const PORT: u16 = 54_321;
+use crate::canaries::{Canaries, V4, V6, notations, without_colors};
 
 /// Who connects.
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(127, 77, 66, 55);

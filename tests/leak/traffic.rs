@@ -18,7 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    search::{PEER, PORT, V6, contains, ports_in},
+    canaries::{PORT, V6},
+    search::{PEER, contains, ports_in},
     servers::{OWN, Servers},
 };
 

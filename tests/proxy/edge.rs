@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Read,
     net::SocketAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -15,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub(crate) use crate::store::port::free_port;
-use crate::{program::ipveil, store::until::within};
+use crate::{client::Client, program::ipveil, store::until::within};
 
 /// Nothing takes longer, even on a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -163,6 +164,13 @@ impl Edge {
     /// Replaces the configuration.
     pub(crate) fn configure(&self, config: &str) {
         self.write("ipveil.toml", filled_in(config, self.port, &self.folder));
+    }
+
+    /// Asks its socket `admin` for something.
+    pub(crate) fn command(&self, method: &str, target: &str) -> Client<UnixStream> {
+        let mut client = Client::new(UnixStream::connect(self.path("admin")).unwrap());
+        client.send(format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+        client
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -1,12 +1,9 @@
 //! Who is not served: denied networks, banned clients, and those who ask too often.
 
-use std::{
-    collections::BTreeSet,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
-};
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _};
 
 use crate::{
-    client::{Client, Message, ask, get},
+    client::{Message, ask, get},
     edge::{Edge, Setup, before, start, until},
     program::{ipveil, text},
     server::yes,
@@ -21,9 +18,7 @@ fn from(edge: &Edge, address: &str, headers: &str) -> Message {
 
 #[track_caller]
 fn command(edge: &Edge, method: &str, target: &str) -> (u16, String) {
-    let mut client = Client::new(UnixStream::connect(edge.path("admin")).unwrap());
-    client.send(format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
-    let answer = client.answer();
+    let answer = edge.command(method, target).answer();
     (answer.status(), answer.text().to_owned())
 }
 

@@ -5,7 +5,6 @@ use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::net::UnixStream,
 };
 
 use http::Request;
@@ -14,17 +13,12 @@ use ipveil::headers::{Kind, Strip, known};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
-    canaries::{Canaries, without_colors},
+    canaries::{Canaries, PORT, V4, V6, without_colors},
     client::{Client, connect, get},
     edge::{Edge, Setup, before, free_port},
     http2,
     server::{Server, reply, serve, yes},
 };
-
-/// Who the client is.
-const V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
-const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xcafe, 0xf00d, 1, 2, 3, 4);
-const PORT: u16 = 54_321;
 
 /// What stands in targets and in texts. Servers may see it, logs may not.
 const TEXT_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 201);
@@ -72,11 +66,11 @@ fn scenario(more: &str, strip: &Strip) {
     said.insert("answers over HTTP/2".to_owned(), over_h2(edge.port, proxied, strip).into_bytes());
 
     for path in ["/metrics", "/healthz", "/readyz", "/bans", "/keys", "/203.0.113.77"] {
-        said.insert(format!("admin {path}"), command(&edge, "GET", path));
+        said.insert(format!("admin {path}"), edge.command("GET", path).rest());
     }
     let ban = format!("/bans?name={V4}&seconds=60");
-    said.insert("admin ban".to_owned(), command(&edge, "POST", &ban));
-    said.insert("admin unban".to_owned(), command(&edge, "DELETE", &ban));
+    said.insert("admin ban".to_owned(), edge.command("POST", &ban).rest());
+    said.insert("admin unban".to_owned(), edge.command("DELETE", &ban).rest());
     for name in ["cmdline", "status", "stat"] {
         said.insert(format!("/proc {name}"), fs::read(format!("/proc/{}/{name}", edge.id())).unwrap());
     }
@@ -351,12 +345,6 @@ fn malformed(header: &[u8]) -> Vec<u8> {
         None => bytes[12] = 0x31,
     }
     bytes
-}
-
-fn command(edge: &Edge, method: &str, target: &str) -> Vec<u8> {
-    let mut client = Client::new(UnixStream::connect(edge.path("admin")).unwrap());
-    client.send(format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
-    client.rest()
 }
 
 /// The first line in which it is, so that a failure can be understood.
