@@ -11,13 +11,13 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     hint::black_box,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{IpAddr, TcpStream},
     os::unix::{
         fs::FileExt as _,
         process::{CommandExt as _, ExitStatusExt as _},
     },
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     sync::{Arc, Barrier, Mutex, mpsc},
     thread,
     time::Duration,
@@ -35,8 +35,12 @@ use redis::Commands as _;
 use tempfile::TempDir;
 use zeroize::{Zeroize as _, zeroize_stack};
 
-use self::store::{Server, until::until};
+use self::{
+    process::{Process, say},
+    store::{Server, until::until},
+};
 
+mod process;
 mod store;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -44,9 +48,7 @@ const THREADS: usize = 4;
 
 /// A process that plays a part of this test, and does what it is told line by line.
 struct Player {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    process: Process,
     // Where it is, and where its core dump comes to be.
     folder: TempDir,
 }
@@ -60,33 +62,15 @@ impl Player {
     fn start(test: &str, part: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // It does what a program can do to have all of its memory dumped, its code left out, and nothing against it.
-        let mut child = Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .arg0("player")
             .args(["-c", "ulimit -Sc $(ulimit -Hc); echo 0x3b > /proc/self/coredump_filter; exec \"$0\" \"$@\""])
             .arg(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
             .env("IPVEIL_TEST_PART", part)
-            .current_dir(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Self { child, input, output, folder }
-    }
-
-    fn tell(&mut self, line: &str) {
-        writeln!(self.input, "{line}").unwrap();
-    }
-
-    fn hear(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the process has ended");
-            if let Some((_, said)) = line.split_once('@') {
-                return said.trim().to_owned();
-            }
-        }
+            .current_dir(folder.path());
+        Self { process: Process::start(&mut command), folder }
     }
 
     /// Shows each part of its memory that can be read and written.
@@ -95,7 +79,7 @@ impl Player {
     }
 
     fn mappings(&self, is_wanted: impl Fn(&str, &str) -> bool, show: &mut impl FnMut(&str, &[u8])) {
-        let process = self.child.id();
+        let process = self.process.child.id();
         let memory = File::open(format!("/proc/{process}/mem")).unwrap();
         for line in fs::read_to_string(format!("/proc/{process}/maps")).unwrap().lines() {
             let mut words = line.split_ascii_whitespace();
@@ -122,7 +106,7 @@ impl Player {
     /// What a core dump of it would hold whatever is set: every mapping but those that the kernel was told to leave out, for which
     /// `smaps` has the flag `dd`. Gives how many those were.
     fn dumpable_memory(&self, mut show: impl FnMut(&str, &[u8])) -> usize {
-        let process = self.child.id();
+        let process = self.process.child.id();
         let mut left_out = HashSet::new();
         let mut mapping = String::new();
         for line in fs::read_to_string(format!("/proc/{process}/smaps")).unwrap().lines() {
@@ -143,13 +127,14 @@ impl Player {
     /// puts them where only its administrator knows, or allows none: then [`dumpable_memory`](Self::dumpable_memory) has to do.
     fn crash(mut self, mut show: impl FnMut(&str, &[u8])) -> bool {
         let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-        let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.process.child.id())).unwrap();
         let limit = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
         let is_written = !pattern.starts_with('|') && !pattern.contains('/') && !pattern.trim().is_empty();
         let is_allowed = limit.split_ascii_whitespace().next() == Some("unlimited");
-        let kill = Command::new("sh").args(["-c", &format!("kill -ABRT {}", self.child.id())]).status().unwrap();
+        let kill =
+            Command::new("sh").args(["-c", &format!("kill -ABRT {}", self.process.child.id())]).status().unwrap();
         assert!(kill.success());
-        let status = self.child.wait().unwrap();
+        let status = self.process.child.wait().unwrap();
         if !is_written || !is_allowed {
             eprintln!("no core dump: the pattern is {:?}, the limit {}", pattern.trim(), limit.trim());
             return false;
@@ -180,17 +165,6 @@ fn show_in_parts(file: &File, start: u64, end: u64, mut show: impl FnMut(&[u8]))
 fn contains(part: &[u8], needle: &[u8]) -> bool {
     // Most of memory is nothing at all.
     part.iter().any(|&byte| byte != 0) && part.windows(needle.len()).any(|window| window == needle)
-}
-
-impl Drop for Player {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn say(what: &str) {
-    println!("@{what}");
 }
 
 fn listen() -> String {
@@ -286,17 +260,17 @@ fn the_memory_of_a_process_holds_nothing_of_a_destroyed_key() {
     let masked: String = key.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect();
 
     let mut careless = Player::start(TEST, "careless");
-    careless.tell(&masked);
-    assert_eq!(careless.hear(), "leaked");
+    careless.process.tell(&masked);
+    assert_eq!(careless.process.hear(), "leaked");
     assert!(careless.holds(&key).is_some(), "the search finds what is there");
 
     let mut careful = Player::start(TEST, "careful");
-    careful.tell(&masked);
-    assert_eq!(careful.hear(), "hashed");
+    careful.process.tell(&masked);
+    assert_eq!(careful.process.hear(), "hashed");
     let while_it_lives = careful.holds(&key);
     eprintln!("while the key lives it can be read in: {while_it_lives:?}");
-    careful.tell("go on");
-    assert_eq!(careful.hear(), "destroyed");
+    careful.process.tell("go on");
+    assert_eq!(careful.process.hear(), "destroyed");
     // Also halves of it, as they are moved through wide registers.
     for needle in [&key[..], &key[..16], &key[16..]] {
         assert_eq!(careful.holds(needle), None, "{} bytes of it", needle.len());
@@ -314,8 +288,8 @@ fn a_core_dump_holds_no_key_while_it_lives_and_none_when_it_is_destroyed() {
     let masked: String = key.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect();
     let start = |part: &str, what: &str| {
         let mut player = Player::start(TEST, part);
-        player.tell(&masked);
-        assert_eq!(player.hear(), what);
+        player.process.tell(&masked);
+        assert_eq!(player.process.hear(), what);
         player
     };
     // Also halves of it, as they are moved through wide registers.
@@ -343,8 +317,8 @@ fn a_core_dump_holds_no_key_while_it_lives_and_none_when_it_is_destroyed() {
     assert_ne!(left_out, 0, "the key is in memory that is left out");
 
     let mut careful = start("careful", "hashed");
-    careful.tell("go on");
-    assert_eq!(careful.hear(), "destroyed");
+    careful.process.tell("go on");
+    assert_eq!(careful.process.hear(), "destroyed");
     let (found, ..) = search(careful);
     assert_eq!(found, HashSet::new(), "when it is destroyed");
 }
@@ -370,16 +344,16 @@ fn neither_the_file_nor_the_memory_of_one_that_restored_a_key_holds_it_when_it_i
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = directory.path().join("keys");
     let mut first = Player::start(TEST, path.to_str().unwrap());
-    assert_eq!(first.hear(), "started");
+    assert_eq!(first.process.hear(), "started");
     let key: [u8; 32] = fs::read(&path).unwrap()[48..80].try_into().unwrap();
     assert_ne!(key, [0; 32]);
     drop(first);
     // Another process goes on with it, and then it is destroyed.
     let mut second = Player::start(TEST, path.to_str().unwrap());
-    assert_eq!(second.hear(), "started");
+    assert_eq!(second.process.hear(), "started");
     assert_eq!(fs::read(&path).unwrap()[48..80], key);
-    second.tell("rotate");
-    assert_eq!(second.hear(), "destroyed");
+    second.process.tell("rotate");
+    assert_eq!(second.process.hear(), "destroyed");
     for needle in [&key[..], &key[..16], &key[16..]] {
         assert!(!fs::read(&path).unwrap().windows(needle.len()).any(|window| window == needle));
         assert_eq!(second.holds(needle), None, "{} bytes of it", needle.len());
@@ -518,9 +492,9 @@ fn all_that_the_store_ever_held_and_the_secret_and_the_memory_of_every_node_give
     let mut nodes: Vec<_> = (0..2).map(|_| Player::start(TEST, "node")).collect();
     let mut keys = HashSet::new();
     for node in &mut nodes {
-        node.tell(&server.url());
-        node.tell(&secret);
-        keys.insert(node.hear());
+        node.process.tell(&server.url());
+        node.process.tell(&secret);
+        keys.insert(node.process.hear());
     }
     assert_eq!(keys.len(), 1, "they agree");
     let key = keys.into_iter().next().unwrap();
@@ -533,10 +507,10 @@ fn all_that_the_store_ever_held_and_the_secret_and_the_memory_of_every_node_give
     assert!(matches!(sealed.len(), 1 | 2), "{}", sealed.len());
 
     for node in &mut nodes {
-        node.tell("your epoch ends");
+        node.process.tell("your epoch ends");
     }
     for node in &mut nodes {
-        assert_eq!(node.hear(), "over");
+        assert_eq!(node.process.hear(), "over");
     }
     drop(heard);
     let monitored = unescape(&listener.join().unwrap());

@@ -8,9 +8,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, TcpStream},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -28,8 +27,12 @@ use ipveil::{
     policy::{Scope, View},
 };
 
-use self::store::{Server, port::free_port, until::until};
+use self::{
+    process::{Process, say},
+    store::{Server, port::free_port, until::until},
+};
 
+mod process;
 mod store;
 
 const TEST: &str = "processes_on_networks_of_their_own_agree_through_cuts_and_kills";
@@ -69,54 +72,36 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-struct Process {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+struct Node {
+    process: Process,
     cable: String,
     is_cut: bool,
 }
 
-impl Process {
+impl Node {
     /// `place` is its address on the network, `serial` tells its cable from those before.
     fn start(place: usize, serial: usize, url: &str, secret: &str, day: u64) -> Self {
-        let mut child = Command::new("unshare")
+        let mut command = Command::new("unshare");
+        command
             .args(["--net", "--"])
             .arg(std::env::current_exe().unwrap())
             .args([TEST, "--exact", "--nocapture"])
-            .env(PART, "node")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let cable = format!("cable{serial}");
-        let mut process = Self { child, input, output, cable, is_cut: false };
+            .env(PART, "node");
+        let mut process = Process::start(&mut command);
         assert_eq!(process.hear(), "in a network of its own");
-        let (cable, id) = (&process.cable, process.child.id());
+        let (cable, id) = (format!("cable{serial}"), process.child.id());
         ip(&format!("link add {cable} type veth peer name eth0 netns {id}"));
         ip(&format!("link set {cable} master bridge up"));
         for line in [format!("10.77.0.{}", place + 10), url.to_owned(), secret.to_owned(), day.to_string()] {
-            writeln!(process.input, "{line}").unwrap();
+            process.tell(&line);
         }
         assert_eq!(process.hear(), "started");
-        process
+        Self { process, cable, is_cut: false }
     }
 
     fn ask(&mut self, what: &str) -> String {
-        writeln!(self.input, "{what}").unwrap();
-        self.hear()
-    }
-
-    #[track_caller]
-    fn hear(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the process has ended");
-            if let Some((_, said)) = line.split_once('@') {
-                return said.trim().to_owned();
-            }
-        }
+        self.process.tell(what);
+        self.process.hear()
     }
 
     fn cut(&mut self) {
@@ -129,13 +114,6 @@ impl Process {
         // The kernel takes up to a second to notice, and that is not what is measured.
         assert_eq!(self.ask("the store"), "it can be reached");
         self.is_cut = false;
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -155,9 +133,9 @@ fn arena() {
     let mut serial = 0;
     let mut start = |place: usize, day: u64| {
         serial += 1;
-        Process::start(place, serial, &url, &secret, day)
+        Node::start(place, serial, &url, &secret, day)
     };
-    let mut nodes: Vec<Option<Process>> = (0..NODES).map(|place| Some(start(place, FIRST_DAY))).collect();
+    let mut nodes: Vec<Option<Node>> = (0..NODES).map(|place| Some(start(place, FIRST_DAY))).collect();
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = |below: usize| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -176,7 +154,7 @@ fn arena() {
                 node.cut();
                 cuts += 1;
             }
-            (2, _) => nodes.iter_mut().flatten().filter(|node| node.is_cut).for_each(Process::mend),
+            (2, _) => nodes.iter_mut().flatten().filter(|node| node.is_cut).for_each(Node::mend),
             (_, node @ None) => *node = Some(start(place, FIRST_DAY + rotation)),
             _ => {}
         }
@@ -220,7 +198,7 @@ fn arena() {
 /// The key that all who can reach the store have, and how long that took. None if all cables are pulled: there is nobody who could
 /// agree.
 #[track_caller]
-fn agreement(nodes: &mut [Option<Process>], rotation: u64) -> Option<(String, Duration)> {
+fn agreement(nodes: &mut [Option<Node>], rotation: u64) -> Option<(String, Duration)> {
     if nodes.iter().flatten().all(|node| node.is_cut) {
         return None;
     }
@@ -240,7 +218,7 @@ fn agreement(nodes: &mut [Option<Process>], rotation: u64) -> Option<(String, Du
 }
 
 fn node() {
-    println!("@in a network of its own");
+    say("in a network of its own");
     let mut lines = std::io::stdin().lines().map(Result::unwrap);
     let mut line = || lines.next().unwrap();
     let (address, url, secret, day) = (line(), line(), line(), line());
@@ -285,32 +263,32 @@ fn node() {
             }
         }
     });
-    println!("@started");
+    say("started");
     for line in lines {
         match line.as_str() {
             "a day passes" => {
                 clock.advance(DAY);
-                println!("@it is another day");
+                say("it is another day");
             }
             "key" => match keys.key_id().filter(|_| !keys.is_degraded()) {
-                Some(key) => println!("@{key}"),
-                None => println!("@none"),
+                Some(key) => say(&key.to_string()),
+                None => say("none"),
             },
             "the store" => {
                 let store = url.strip_prefix("redis://").unwrap().parse().unwrap();
                 until("the store can be reached", || {
                     TcpStream::connect_timeout(&store, Duration::from_millis(100)).ok()
                 });
-                println!("@it can be reached");
+                say("it can be reached");
             }
             "why" => {
                 let events = events.lock().unwrap();
                 let last = events.iter().rev().take(6).map(|(at, event)| (at.elapsed(), event));
-                println!("@{:?}", last.collect::<Vec<_>>());
+                say(&format!("{:?}", last.collect::<Vec<_>>()));
             }
             _ => {
                 let count = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
-                println!("@asked={} expired={} blocked={}", count(&asked), count(&expired), count(&blocked));
+                say(&format!("asked={} expired={} blocked={}", count(&asked), count(&expired), count(&blocked)));
             }
         }
     }
