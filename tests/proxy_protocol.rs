@@ -19,6 +19,8 @@ use ipveil::{
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde::Deserialize;
 
+mod hex;
+
 const CASES: [&str; 3] = [
     include_str!("vectors/proxyproto-envoy.json"),
     include_str!("vectors/proxyproto-go-proxyproto.json"),
@@ -548,8 +550,7 @@ struct Fields {
 
 impl Case {
     fn bytes(&self) -> Vec<u8> {
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        self.hex.as_bytes().chunks(2).map(byte).collect()
+        hex::bytes(&self.hex)
     }
 
     fn theirs(&self, edge: &Edge) -> Theirs {

@@ -14,6 +14,8 @@ use ipveil::{
 use proptest::prelude::*;
 use serde::Deserialize;
 
+mod hex;
+
 /// Always the same key: what no real source may give.
 struct Fixed([u8; 32]);
 
@@ -87,11 +89,7 @@ fn known_answers_hold() {
     let known: Vec<Known> = serde_json::from_str(include_str!("vectors/pseudonyms.json")).unwrap();
     assert!(known.len() > 30);
     for case in known {
-        let mut key = [0; 32];
-        for (byte, digits) in key.iter_mut().zip(case.key.as_bytes().chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
-        }
-        let keys = ring(key, case.seconds);
+        let keys = ring(hex::bytes(&case.key).try_into().unwrap(), case.seconds);
         let mut view = match case.shape.as_str() {
             "token" => View::token(&case.view),
             "address" => View::address(&case.view),

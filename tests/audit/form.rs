@@ -4,12 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::{
     folder::Folder,
+    hex,
     report::{forms, report},
 };
-
-fn bytes(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap()).collect()
-}
 
 #[test]
 fn every_form_is_found_and_called_what_it_is() {
@@ -19,7 +16,7 @@ fn every_form_is_found_and_called_what_it_is() {
         let known: Vec<Vec<&str>> = known.map(|line| line.split('\t').collect()).collect();
         // Four bytes that can be printed are any four letters of any text.
         let is_word = |fields: &[&str]| {
-            let bytes = bytes(fields[2]);
+            let bytes = hex::bytes(fields[2]);
             bytes.len() == 4 && bytes.iter().all(|byte| (b' '..=b'~').contains(byte))
         };
         let known: Vec<_> = known.into_iter().filter(|fields| fields[0] == address && !is_word(fields)).collect();
@@ -27,7 +24,7 @@ fn every_form_is_found_and_called_what_it_is() {
         // Each in a file of its own, with a log around.
         let name = |number: usize| format!("{}/{number}.log", address.replace(':', "-"));
         for (number, fields) in known.iter().enumerate() {
-            let line = [b"at 12:34:56 somebody <", bytes(fields[2]).as_slice(), b"> did it\n"].concat();
+            let line = [b"at 12:34:56 somebody <", hex::bytes(fields[2]).as_slice(), b"> did it\n"].concat();
             folder.write(&name(number), &[b"nothing here\n".repeat(3).as_slice(), &line, b"and on\n"].concat());
         }
         let (report, code) = report(&["--search-only", address, "--search", &folder.path(&address.replace(':', "-"))]);

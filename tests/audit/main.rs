@@ -14,6 +14,10 @@ mod program;
 #[path = "../folder.rs"]
 mod folder;
 
+/// Bytes that are written as digits.
+#[path = "../hex.rs"]
+mod hex;
+
 /// What an audit reports.
 mod report;
 

@@ -1,10 +1,12 @@
 //! What whoever has stolen a fleet's secret can write.
 
+#[path = "../hex.rs"]
+mod hex;
+
 /// The record of a generation as somebody who has stolen the fleet's secret writes it, for the namespace `edge`.
 pub(crate) fn stolen(secret: &str, epoch: u64, number: u64) -> Vec<u8> {
     let digits = &secret.trim()["ipveil-fleet-1-".len()..][..64];
-    let bytes: Vec<u8> =
-        (0..32).map(|place| u8::from_str_radix(&digits[2 * place..2 * place + 2], 16).unwrap()).collect();
+    let bytes = hex::bytes(digits);
     let id = blake3::derive_key("ipveil fleet secret v1 public id", &bytes);
     let mac = blake3::derive_key("ipveil fleet secret v1 records", &bytes);
     let record = [&[1], &id[..8], &number.to_be_bytes(), &[0; 8]].concat();
