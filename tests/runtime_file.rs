@@ -17,8 +17,9 @@ use ipveil::{
 };
 use tempfile::TempDir;
 
-use self::until::until;
+use self::{notices::notices, until::until};
 
+mod notices;
 mod until;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -80,11 +81,7 @@ impl Scene {
     }
 
     fn notices(&self) -> Vec<Notice> {
-        let events = self.events.lock().unwrap();
-        events
-            .iter()
-            .filter_map(|event| if let KeyEvent::Noticed { notice, .. } = event { Some(*notice) } else { None })
-            .collect()
+        notices(&self.events.lock().unwrap())
     }
 }
 

@@ -15,6 +15,10 @@ mod gate;
 #[path = "../store/stolen.rs"]
 mod stolen;
 
+/// What a ring noticed.
+#[path = "../notices.rs"]
+mod notices;
+
 /// A fleet for a test: nodes that share a clock, and what each of them saw.
 mod node;
 

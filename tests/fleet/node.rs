@@ -15,6 +15,8 @@ use ipveil::{
     policy::{Scope, View},
 };
 
+use crate::notices::notices;
+
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -33,9 +35,7 @@ impl Node {
     }
 
     pub(crate) fn notices(&self) -> Vec<Notice> {
-        let events = self.events.lock().unwrap();
-        let notice = |event: &KeyEvent| if let KeyEvent::Noticed { notice, .. } = event { Some(*notice) } else { None };
-        events.iter().filter_map(notice).collect()
+        notices(&self.events.lock().unwrap())
     }
 
     /// The fleet's key, not one of its own.
