@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+/// Messages of gRPC that are bytes.
+#[path = "../codec.rs"]
+mod codec;
+
 /// Where servers listen.
 #[path = "../listener.rs"]
 mod listener;

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf as _, BufMut as _};
+use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use ipveil::{
     Client, Resolver,
@@ -18,12 +18,13 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::{Service, service_fn};
 
 use crate::{
+    codec::Plain,
     edge::{ANN, X_FORWARDED_FOR, edge, plain},
     listener::listen,
 };
 
 /// What a method is told about its client.
-async fn who(request: tonic::Request<String>) -> Result<tonic::Response<String>, tonic::Status> {
+async fn who(request: tonic::Request<Bytes>) -> Result<tonic::Response<Bytes>, tonic::Status> {
     let told = |extensions: &Extensions| {
         let tcp = extensions.get::<TcpConnectInfo>();
         let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
@@ -43,7 +44,7 @@ async fn who(request: tonic::Request<String>) -> Result<tonic::Response<String>,
         told(request.extensions()),
         pseudonym.and_then(|pseudonym| pseudonym.address()),
     );
-    Ok(tonic::Response::new(text))
+    Ok(tonic::Response::new(text.into()))
 }
 
 /// What tonic-build makes of a service with one method.
@@ -64,57 +65,19 @@ impl Service<Request<tonic::body::Body>> for Who {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(async { Ok(tonic::server::Grpc::new(Text).unary(service_fn(who), request).await) })
-    }
-}
-
-/// Messages that are text, so that nothing has to be generated.
-#[derive(Clone, Copy)]
-struct Text;
-
-impl tonic::codec::Codec for Text {
-    type Encode = String;
-    type Decode = String;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl tonic::codec::Encoder for Text {
-    type Item = String;
-    type Error = tonic::Status;
-
-    fn encode(&mut self, text: String, buffer: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
-        buffer.put_slice(text.as_bytes());
-        Ok(())
-    }
-}
-
-impl tonic::codec::Decoder for Text {
-    type Item = String;
-    type Error = tonic::Status;
-
-    fn decode(&mut self, buffer: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<String>, tonic::Status> {
-        let bytes = buffer.copy_to_bytes(buffer.remaining());
-        Ok(Some(String::from_utf8(bytes.into()).unwrap()))
+        Box::pin(async { Ok(tonic::server::Grpc::new(Plain).unary(service_fn(who), request).await) })
     }
 }
 
 /// Asks with tonic's own client, as a proxy would for Ann.
 async fn call(endpoint: tonic::transport::Endpoint) -> String {
     let mut client = tonic::client::Grpc::new(endpoint.connect().await.unwrap());
-    let mut request = tonic::Request::new("who am I?".to_owned());
+    let mut request = tonic::Request::new(Bytes::from("who am I?"));
     request.metadata_mut().insert("x-forwarded-for", ANN.parse().unwrap());
     client.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/example.Who/AmI");
-    client.unary(request, path, Text).await.unwrap().into_inner()
+    let answer = client.unary(request, path, Plain).await.unwrap().into_inner();
+    String::from_utf8(answer.into()).unwrap()
 }
 
 fn endpoint(server: SocketAddr) -> tonic::transport::Endpoint {

@@ -22,6 +22,10 @@ mod server;
 #[expect(clippy::print_stderr, reason = "a test that installs something says so")]
 mod store;
 
+/// Messages of gRPC that are bytes.
+#[path = "../codec.rs"]
+mod codec;
+
 /// Where servers listen.
 #[path = "../listener.rs"]
 mod listener;
