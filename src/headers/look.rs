@@ -5,10 +5,7 @@ use http::{
     header::{AUTHORIZATION, COOKIE},
 };
 
-use super::{
-    Strip,
-    names::{Filter, says_address},
-};
+use super::{Strip, names::Filter};
 
 /// Where those lines are that are read.
 pub(crate) trait Lines {
@@ -70,7 +67,7 @@ impl Look {
         let mut found = Found { source: None, cookie: None, authorization: None, strip: false };
         for (name, value) in headers.iter_mut() {
             // Most names are nothing to us.
-            if self.filter.may_contain(name.as_str()) || says_address(name.as_str()) {
+            if self.filter.may_contain_or_say(name.as_str()) {
                 self.note(&mut found, name, value);
             }
         }

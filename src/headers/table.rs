@@ -54,7 +54,7 @@ pub(crate) fn takes_address(name: &str) -> bool {
 }
 
 /// How names end that say by themselves that they carry an address: there are more of them than anybody lists.
-pub(super) const ENDINGS: [&str; 5] = ["-ip", "-ip-address", "-forwarded-for", "-remote-addr", "-remote-address"];
+pub(super) const ENDINGS: [&str; 3] = ["-ip", "-forwarded-for", "-remote-addr"];
 
 /// Names are folded.
 pub(super) const TABLE: &[(&str, Kind, &str)] = &[
