@@ -123,6 +123,12 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
             "listener.1.tls",
             "list.txt",
         ),
+        (
+            "[upstream.other]\nservers = [\"https://127.0.0.1:9\"]\nserver_name = \"hunter2:1\"",
+            3,
+            "upstream.other.server_name",
+            "expected the name of a host",
+        ),
         ("[client]\ntrusted = [\"hunter2", 2, "", "expected"),
         ("password hunter2", 1, "", "expected"),
     ];

@@ -375,6 +375,16 @@ fn a_server_with_tls_is_asked_if_it_is_the_right_one() {
 }
 
 #[test]
+fn a_server_may_have_a_certificate_for_another_name_than_its_url() {
+    let authority = Authority::new();
+    let address = serve_tls(&authority.sign("example.com"), &["h2", "http/1.1"]);
+    for (name, said) in [("example.com", "HTTP/2.0 /a"), ("example.org", "502 Bad Gateway\n")] {
+        let edge = before_tls_with(address, &authority, &format!("server_name = \"{name}\"\n"));
+        assert_eq!(ask(edge.port, get("/a", "")).text(), said, "{name}");
+    }
+}
+
+#[test]
 fn a_server_with_tls_is_well_if_it_says_so() {
     let authority = Authority::new();
     let asked = Arc::new(AtomicUsize::new(0));

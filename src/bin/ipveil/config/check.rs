@@ -102,8 +102,11 @@ impl Config {
             if upstream.health.as_ref().is_some_and(|health| !health.path.starts_with('/')) {
                 return wrong(&["upstream", name, "health", "path"], "expected a path that starts with /");
             }
-            if upstream.ca.is_some() && upstream.servers.iter().all(|server| !server.0.tls) {
-                return wrong(&["upstream", name, "ca"], "there is nothing to check (expected a server with https)");
+            let is_clear = upstream.servers.iter().all(|server| !server.0.tls);
+            for (key, is_there) in [("ca", upstream.ca.is_some()), ("server_name", upstream.server_name.is_some())] {
+                if is_there && is_clear {
+                    return wrong(&["upstream", name, key], "there is nothing to check (expected a server with https)");
+                }
             }
             if upstream.proxy_protocol.is_some_and(|version| version.get() > 2) {
                 return wrong(&["upstream", name, "proxy_protocol"], "there is no such version (expected 1 or 2)");

@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
 pub(crate) use self::values::{Address, Header, Host, Mode, Server, ServerAt, Text};
-use self::{check::Wrong, source::Source};
+use self::{check::Wrong, source::Source, values::CertifiedName};
 
 /// What `ipveil init` writes: every key, with its default and why.
 pub(crate) const TEMPLATE: &str = include_str!("template.toml");
@@ -193,6 +193,9 @@ pub(crate) struct Upstream {
     /// Roots to check the servers' certificates with; the system's, if there is none.
     #[serde(default)]
     pub(crate) ca: Option<PathBuf>,
+    /// For whom their certificates have to be, and who is asked for; what their URLs say, if there is none.
+    #[serde(default)]
+    pub(crate) server_name: Option<Text<CertifiedName>>,
     #[serde(default)]
     pub(crate) health: Option<Health>,
     /// Sends a PROXY header of this version with the pseudonym of the view `app`.
@@ -372,8 +375,14 @@ impl Config {
 
     /// One listener in front of one upstream, and defaults.
     pub(crate) fn simple(listen: Vec<Text<Address>>, server: Text<Server>) -> anyhow::Result<Self> {
-        let upstream =
-            Upstream { servers: vec![server], ca: None, health: None, proxy_protocol: None, preserve_host: true };
+        let upstream = Upstream {
+            servers: vec![server],
+            ca: None,
+            server_name: None,
+            health: None,
+            proxy_protocol: None,
+            preserve_host: true,
+        };
         let mut config = Self {
             listener: listen
                 .into_iter()

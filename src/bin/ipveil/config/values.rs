@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use http::{HeaderName, Uri, uri::Authority};
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Deserializer, de};
 
 /// A value that is written as text.
@@ -175,6 +176,19 @@ impl FromStr for Host {
             return Err("expected the name of a host, such as example.com or *.example.com, without a port");
         }
         Ok(Self(text.to_ascii_lowercase()))
+    }
+}
+
+/// For whom a certificate is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CertifiedName(pub(crate) ServerName<'static>);
+
+impl FromStr for CertifiedName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = ServerName::try_from(text.to_owned());
+        name.map(Self).map_err(|_| "expected the name of a host, such as app.internal, or its address, without a port")
     }
 }
 

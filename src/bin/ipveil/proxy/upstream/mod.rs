@@ -80,7 +80,10 @@ impl Upstream {
         let servers = settings.servers.iter().enumerate().map(|(index, config::Text(server))| {
             let tls = match &tls {
                 Some((any, h1)) if server.tls => {
-                    let name = ServerName::try_from(server.host().to_owned())?;
+                    let name = match &settings.server_name {
+                        Some(name) => name.0.0.clone(),
+                        None => ServerName::try_from(server.host().to_owned())?,
+                    };
                     Some(Tls { any: any.clone(), h1: h1.clone(), name })
                 }
                 _ => None,
