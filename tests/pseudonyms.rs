@@ -439,7 +439,9 @@ fn a_policy_that_makes_no_sense_is_refused_with_the_view_and_the_reason() {
         (unscoped(), vec![View::token("v"), View::network("v")], "name of another view"),
         (unscoped(), vec![View::token("v").header(forwarded_for())], "View::address"),
         (unscoped(), vec![View::limit("v").header(forwarded_for())], "limit key"),
-        (unscoped(), vec![View::token("v").header(http::header::COOKIE)], "header"),
+        (unscoped(), vec![View::token("v").header(http::header::COOKIE)], "protocol or login"),
+        (unscoped(), vec![View::token("v").header(http::header::SEC_WEBSOCKET_KEY)], "protocol or login"),
+        (unscoped(), vec![View::token("v").header(HeaderName::from_static("grpc-timeout"))], "protocol or login"),
         (
             unscoped(),
             vec![View::address("v").header(forwarded_for()), View::address("w").header(forwarded_for())],
@@ -455,6 +457,8 @@ fn a_policy_that_makes_no_sense_is_refused_with_the_view_and_the_reason() {
         (Scope::per_host::<String>([]), vec![View::token("v")], "without hosts"),
         (Scope::per_host(["example.com:80"]), vec![View::token("v")], "without a port"),
         (Scope::per_session(Session::cookie("")), vec![View::token("v")], "cookie"),
+        (Scope::per_session(Session::cookie("a=b")), vec![View::token("v")], "no request can have"),
+        (Scope::per_session(Session::cookie(" a")), vec![View::token("v")], "no request can have"),
         (
             Scope::per_session(Session::cookie("a")),
             vec![View::token("v"), View::token("w").scope(Scope::per_session(Session::cookie("b")))],

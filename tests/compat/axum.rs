@@ -21,9 +21,12 @@ use ipveil::{
 };
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use crate::edge::{
-    ANN, BOB, X_FORWARDED_FOR, X_TOKEN, ask, ask_over, connect_info, edge, plain, read, request, serve, serve_plainly,
-    with_port_0,
+use crate::{
+    edge::{
+        ANN, BOB, X_FORWARDED_FOR, X_TOKEN, ask, ask_over, connect_info, edge, plain, read, request, serve,
+        serve_plainly, with_port_0,
+    },
+    listener::listen,
 };
 
 #[tokio::test]
@@ -48,14 +51,27 @@ async fn a_fallback_is_behind_the_layer_too() {
 }
 
 #[tokio::test]
+async fn around_a_router_the_layer_is_in_front_of_all_of_it() {
+    let edge = plain();
+    let app = edge.proxied().layer(Router::new().route("/", get(connect_info)).fallback(connect_info));
+    let (listener, server) = listen().await;
+    let app = axum::ServiceExt::<Request<Body>>::into_make_service_with_connect_info::<Peer>(app);
+    tokio::spawn(async { axum::serve(ipveil::axum::Listener::new(listener), app).await });
+    let seen = ask(server, &[("x-forwarded-for", BOB)]).await.into_body();
+    assert_eq!(seen, with_port_0(edge.pseudonym(BOB)));
+}
+
+#[tokio::test]
 async fn a_mocked_connect_info_holds_a_pseudonym() {
     let edge = plain();
     let mock: SocketAddr = SocketAddr::new(ANN.parse().unwrap(), 40_000);
-    let app =
-        Router::new().route("/", get(connect_info)).layer(edge.layer(Resolver::direct())).layer(MockConnectInfo(mock));
-    let request = request(&[]).map(|()| Body::empty());
-    let seen = read(app.oneshot(request).await.unwrap()).await.into_body();
-    assert_eq!(seen, with_port_0(edge.pseudonym(ANN)));
+    let app = Router::new().route("/", get(connect_info)).layer(edge.layer(Resolver::direct()));
+    // Whichever of the two types a server has.
+    for app in [app.clone().layer(MockConnectInfo(mock)), app.layer(MockConnectInfo(Peer::from(mock)))] {
+        let request = request(&[]).map(|()| Body::empty());
+        let seen = read(app.oneshot(request).await.unwrap()).await.into_body();
+        assert_eq!(seen, with_port_0(edge.pseudonym(ANN)));
+    }
 }
 
 #[tokio::test]

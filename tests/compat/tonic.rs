@@ -15,7 +15,7 @@ use ipveil::{
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
-use tower::{Service, service_fn};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use crate::{
     codec::Plain,
@@ -117,6 +117,24 @@ async fn tonic_shows_a_pseudonym_as_the_remote_address_of_connections_that_name_
     let shown = edge.pseudonym(ANN);
     assert!(seen.contains(&format!("client {:?}", Some(shown))), "{seen}");
     assert!(seen.starts_with(&format!("address {:?}", Some(SocketAddr::new(shown, 0)))), "{seen}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn tonic_on_a_unix_socket_is_behind_a_proxy() {
+    use tonic::transport::server::{Connected as _, UdsConnectInfo};
+
+    let edge = plain();
+    let service = edge.proxied().layer(service_fn(async |request: Request<()>| {
+        Ok::<_, Infallible>(request.extensions().get::<Client>().map(|client| client.pseudonym("app")))
+    }));
+    let (stream, _other) = tokio::net::UnixStream::pair().unwrap();
+    let info: UdsConnectInfo = stream.connect_info();
+    let mut request = Request::new(());
+    request.headers_mut().insert(X_FORWARDED_FOR, ANN.parse().unwrap());
+    request.extensions_mut().insert(info);
+    let seen = service.oneshot(request).await.unwrap().and_then(|pseudonym| pseudonym.address());
+    assert_eq!(seen, Some(edge.pseudonym(ANN)));
 }
 
 /// A server and a client that know each other's certificates.
