@@ -45,6 +45,7 @@ pub mod headers;
 pub mod keys;
 pub mod layer;
 mod lend;
+mod networks;
 pub mod policy;
 pub mod proxy_protocol;
 mod pseudonym;
@@ -59,6 +60,7 @@ pub use self::{
     addr::{ClientAddr, Peer},
     keys::KeyRing,
     layer::{Anonymize, AnonymizeLayer, Anonymizer},
+    networks::{Networks, NetworksError},
     policy::{Client, Policy},
     pseudonym::{LimitKey, Pseudonym, PseudonymRange, RangeError, Token},
     resolve::{Resolver, TrustedProxies},

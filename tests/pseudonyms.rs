@@ -6,7 +6,7 @@ use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use http::{HeaderName, HeaderValue, Request};
 use ipveil::{
-    Anonymizer, Client, ClientAddr, KeyRing, LimitKey, Peer, Policy, Pseudonym, Resolver, TrustedProxies,
+    Anonymizer, Client, ClientAddr, KeyRing, LimitKey, Networks, Peer, Policy, Pseudonym, Resolver, TrustedProxies,
     keys::{self, EpochKey, Epochs, KeyError, KeySource, ManualClock, MemorySource},
     policy::{Scope, Session, View},
     resolve::{Source, Withheld},
@@ -486,7 +486,7 @@ fn a_new_key_changes_every_pseudonym() {
 #[test]
 fn a_member_view_says_one_thing_and_writes_nothing() {
     let keys = ring([7; 32], 86_400 * 20_000);
-    let networks = TrustedProxies::parse(["203.0.113.0/24", "2001:db8:1::/48"]).unwrap();
+    let networks = Networks::parse(["203.0.113.0/24", "2001:db8:1::/48"]).unwrap();
     let policy = Policy::new(Scope::unscoped(), [View::token("log"), View::member("deny", networks.clone())]).unwrap();
     for (address, is_member) in
         [("203.0.113.7", true), ("::ffff:203.0.113.7", true), ("198.51.100.7", false), ("2001:db8:1::9", true)]

@@ -10,8 +10,8 @@ use crate::{
     addr::Keep,
     geo::{Countries, Country},
     headers,
+    networks::Networks,
     pseudonym::{Pseudonym, Shape, Text},
-    resolve::TrustedProxies,
 };
 
 /// A named purpose, and what it sees of a client.
@@ -26,7 +26,7 @@ pub struct View {
     window: Option<Duration>,
     keeps_nothing: bool,
     pub(super) countries: Option<Countries>,
-    networks: Option<TrustedProxies>,
+    networks: Option<Networks>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl View {
     /// The networks are compared with the address, so the answer is the same for ever and for every host and session.
     /// A long list of short networks is a list of places: don't keep what it says next to an account.
     #[must_use]
-    pub fn member(name: impl Into<String>, networks: TrustedProxies) -> Self {
+    pub fn member(name: impl Into<String>, networks: Networks) -> Self {
         Self { networks: Some(networks), ..Self::new(name, Method::Member) }
     }
 
@@ -165,7 +165,7 @@ impl View {
         self.scope.as_ref()
     }
 
-    pub(super) fn networks(&self) -> Option<&TrustedProxies> {
+    pub(super) fn networks(&self) -> Option<&Networks> {
         self.networks.as_ref()
     }
 

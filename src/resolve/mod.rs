@@ -297,7 +297,9 @@ impl<W: Watch> Walk<'_, W> {
             }
             (_, Node::Hidden) => Verdict::Withheld(Withheld::Hidden),
             (_, Node::Malformed) => Verdict::Withheld(Withheld::Malformed),
-            (Stop::AtUntrusted(Some(trusted)), Node::Address(address)) if trusted.contains(address) => Verdict::Trusted,
+            (Stop::AtUntrusted(Some(trusted)), Node::Address(address)) if trusted.networks.contains(address) => {
+                Verdict::Trusted
+            }
             (_, Node::Address(_)) => Verdict::Client,
         };
         self.watch.hop(element, verdict);

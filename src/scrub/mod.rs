@@ -100,9 +100,9 @@ use crate::{
     addr::{Canonical, ClientAddr, Keep},
     geo::Countries,
     keys::KeyRing,
+    networks::Networks,
     policy::{Policy, Sees},
     pseudonym::{Pseudonym, PseudonymRange, Shape, Text},
-    resolve::TrustedProxies,
 };
 
 /// Puts something else in place of every address in a text. See the [module](self).
@@ -117,7 +117,7 @@ pub struct Scrubber {
 struct Inner {
     stand_in: StandIn,
     range: PseudonymRange,
-    keep: TrustedProxies,
+    keep: Networks,
     products: Vec<String>,
 }
 
@@ -208,7 +208,7 @@ impl Scrubber {
 
     fn with(stand_in: StandIn, range: PseudonymRange) -> Self {
         let products = Self::PRODUCTS.iter().map(|&product| product.to_owned()).collect();
-        Self { inner: Arc::new(Inner { stand_in, range, keep: TrustedProxies::none(), products }) }
+        Self { inner: Arc::new(Inner { stand_in, range, keep: Networks::none(), products }) }
     }
 
     /// Pseudonyms in a scope of the application's own, such as a day or a case: the same in all texts of that scope under one
@@ -222,9 +222,9 @@ impl Scrubber {
         self
     }
 
-    /// Addresses that stay as they are, such as one's own servers': a set of networks, as of trusted proxies.
+    /// Addresses that stay as they are, such as one's own servers'.
     #[must_use]
-    pub fn keep(mut self, networks: TrustedProxies) -> Self {
+    pub fn keep(mut self, networks: Networks) -> Self {
         Arc::make_mut(&mut self.inner).keep = networks;
         self
     }

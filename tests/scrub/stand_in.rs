@@ -1,7 +1,7 @@
 //! What stands there instead of an address.
 
 use ipveil::{
-    KeyRing, Policy, Scrubber, TrustedProxies,
+    KeyRing, Networks, Policy, Scrubber,
     keys::{Epochs, MemorySource},
     policy::{Scope, Session, View},
     scrub::ScrubError,
@@ -73,7 +73,7 @@ fn a_stand_in_that_is_an_address_does_not_run_into_what_is_around_it() {
 
 #[test]
 fn what_is_kept_stays() {
-    let scrubber = word().keep(TrustedProxies::parse(["loopback", "10.0.0.0/8"]).unwrap());
+    let scrubber = word().keep(Networks::parse(["loopback", "10.0.0.0/8"]).unwrap());
     assert_eq!(
         scrubber.scrub_str("127.0.0.1 ::1 10.1.2.3:4444 ::ffff:10.0.0.1 11.0.0.1"),
         "127.0.0.1 ::1 10.1.2.3:4444 ::ffff:10.0.0.1 (ip)"

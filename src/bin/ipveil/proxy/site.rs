@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use http::HeaderName;
 use ipveil::{
-    AnonymizeLayer, KeyRing, Peer, Policy, PseudonymRange, Resolver, Scrubber, TrustedProxies,
+    AnonymizeLayer, KeyRing, Networks, Peer, Policy, PseudonymRange, Resolver, Scrubber, TrustedProxies,
     geo::Countries,
     headers::Strip,
     policy::{Scope, Session, View},
@@ -242,14 +242,10 @@ fn is_below(path: &str, prefix: &str) -> bool {
 }
 
 fn trusted(entries: &[String]) -> anyhow::Result<TrustedProxies> {
-    let is_unix = |entry: &&String| entry.as_str() == "unix";
-    for (index, entry) in entries.iter().enumerate() {
-        if !is_unix(&entry) {
-            network(entry).context(Key::new(["client", "trusted", &index.to_string()]))?;
-        }
+    for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.as_str() != "unix") {
+        network(entry).context(Key::new(["client", "trusted", &index.to_string()]))?;
     }
-    let trusted = TrustedProxies::parse(entries.iter().filter(|entry| !is_unix(entry)))?;
-    Ok(if entries.iter().any(|entry| is_unix(&entry)) { trusted.and_unix_sockets() } else { trusted })
+    Ok(TrustedProxies::parse(entries)?)
 }
 
 fn resolver(client: &config::Client, trusted: &TrustedProxies) -> Resolver {
@@ -370,13 +366,9 @@ fn strip(privacy: &config::Privacy, source: Option<&config::Text<config::Header>
 }
 
 /// The networks of a list: comments begin with `#`.
-fn list(lists: &Lists, name: &str) -> anyhow::Result<TrustedProxies> {
+fn list(lists: &Lists, name: &str) -> anyhow::Result<Networks> {
     let mut networks = lists.networks.clone();
     for (index, entry) in networks.iter().enumerate() {
-        // Who is on the same machine has no address.
-        if entry.eq_ignore_ascii_case("unix") {
-            return Err(anyhow!("expected a network").context(Key::new([name, "networks", &index.to_string()])));
-        }
         network(entry).context(Key::new([name, "networks", &index.to_string()]))?;
     }
     for (index, file) in lists.files.iter().enumerate() {
@@ -390,13 +382,13 @@ fn list(lists: &Lists, name: &str) -> anyhow::Result<TrustedProxies> {
             }
         }
     }
-    Ok(TrustedProxies::parse(networks)?)
+    Ok(Networks::parse(networks)?)
 }
 
 /// Whether that is a network. The library's own error says which, and a file may hold anything.
 fn network(entry: &str) -> anyhow::Result<()> {
     let expected = "expected an address, a CIDR such as 10.0.0.0/8, or one of loopback, private, link-local";
-    TrustedProxies::parse([entry]).map(drop).map_err(|_| anyhow!(expected))
+    Networks::parse([entry]).map(drop).map_err(|_| anyhow!(expected))
 }
 
 fn access_log(config: &Config, policy: &Policy, lasting: &Lasting<'_>) -> anyhow::Result<Option<AccessLog>> {

@@ -27,7 +27,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ipveil::{
-    KeyRing, Policy, Scrubber, TrustedProxies,
+    KeyRing, Networks, Policy, Scrubber,
     keys::{Epochs, MemorySource},
     policy::{Scope, View},
 };
@@ -170,7 +170,7 @@ impl StandIn {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut scrubber = arguments.stand_in.scrubber()?;
     if !arguments.keep.is_empty() {
-        scrubber = scrubber.keep(TrustedProxies::parse(&arguments.keep).context("--keep")?);
+        scrubber = scrubber.keep(Networks::parse(&arguments.keep).context("--keep")?);
     }
     if let Some(products) = &arguments.products {
         scrubber = scrubber.products(products.iter().filter(|product| !product.is_empty()));
