@@ -196,6 +196,20 @@ fn a_view_that_does_not_exist_is_withheld() {
 }
 
 #[test]
+fn what_a_view_shows_prints_whichever_it_is() {
+    let keys = ring([1; 32], 0);
+    let policy = Policy::new(Scope::unscoped(), [View::token("a"), View::network("n"), View::limit("l")]).unwrap();
+    let known = policy.client(&client("203.0.113.7"), &keys);
+    assert_eq!(known.shown("a").to_string(), known.pseudonym("a").to_string());
+    assert_eq!(known.shown("a").pseudonym(), Some(known.pseudonym("a")));
+    assert_eq!(known.shown("n").to_string(), "203.0.113.0/24");
+    assert_eq!(known.shown("n").pseudonym(), None);
+    for nothing in [known.shown("l"), known.shown("b"), policy.client(&client("0.0.0.0"), &keys).shown("a")] {
+        assert_eq!(nothing.to_string(), "unknown");
+    }
+}
+
+#[test]
 fn two_users_behind_one_address_can_not_be_compared_and_one_user_is_recognized() {
     let keys = ring([1; 32], 0);
     let policy = Policy::new(Scope::per_session(Session::cookie("sid")), [View::token("log")]).unwrap();

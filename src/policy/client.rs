@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     Entry, Inner, Policy,
     scope::{Host, Meaning},
-    view::{Method, Shown},
+    view::{Method, Shown, What},
 };
 use crate::{
     addr::{ClientAddr, NoSubject, Prefix},
@@ -151,13 +151,23 @@ impl Client {
         Self { policy, known }
     }
 
+    /// What a view shows of it, be it a pseudonym, a network or a country, in the scope of that view in this request: for what
+    /// prints it, and has not chosen the view.
+    ///
+    /// Nothing if it is withheld, if the policy has no view of this name, and if the view is there to limit or to count members.
+    #[must_use]
+    #[inline]
+    pub fn shown(&self, view: &str) -> Shown {
+        Shown(self.view(view).map_or(What::Nothing, |entry| self.what(entry)))
+    }
+
     /// Its pseudonym in a view, in the scope of that view in this request.
     ///
     /// Withheld if there is no usable address or no key, and if the policy has no view of this name that sees pseudonyms.
     #[must_use]
     pub fn pseudonym(&self, view: &str) -> Pseudonym {
-        match self.view(view).map(|entry| self.shown(entry)) {
-            Some(Shown::Pseudonym(pseudonym)) => pseudonym,
+        match self.shown(view).0 {
+            What::Pseudonym(pseudonym) => pseudonym,
             _ => Pseudonym::Withheld,
         }
     }
@@ -184,8 +194,8 @@ impl Client {
     /// Its network in a view that sees networks; nothing if it is withheld.
     #[must_use]
     pub fn network(&self, view: &str) -> Option<IpNet> {
-        match self.view(view).map(|entry| self.shown(entry)) {
-            Some(Shown::Network(network)) => Some(network),
+        match self.shown(view).0 {
+            What::Network(network) => Some(network),
             _ => None,
         }
     }
@@ -237,26 +247,26 @@ impl Client {
     }
 
     #[inline(always)]
-    pub(super) fn shown(&self, entry: &Entry) -> Shown {
+    pub(super) fn what(&self, entry: &Entry) -> What {
         let Ok(known) = &self.known else {
-            return Shown::Nothing;
+            return What::Nothing;
         };
         match entry.view.method() {
-            Method::Limit | Method::Member => Shown::Nothing,
-            Method::Network(keep) => known.network.map_or(Shown::Nothing, |network| Shown::Network(network.cut(keep))),
-            Method::Country => known.country.map_or(Shown::Nothing, Shown::Country),
+            Method::Limit | Method::Member => What::Nothing,
+            Method::Network(keep) => known.network.map_or(What::Nothing, |network| What::Network(network.cut(keep))),
+            Method::Country => known.country.map_or(What::Nothing, What::Country),
             Method::Pseudonym(shape) => {
                 let policy = &*self.policy.inner;
                 if shape == Shape::Address
                     && let Some(ready_made) = known.rare.as_ref().and_then(|rare| rare.ready_made)
                 {
-                    return Shown::Pseudonym(ready_made);
+                    return What::Pseudonym(ready_made);
                 }
                 let Some(scope) = known.scope(policy, entry.meaning) else {
-                    return Shown::Nothing;
+                    return What::Nothing;
                 };
                 let hash = entry.question.ask(&known.handle, scope, || entry.view.window_at(known.seconds));
-                Shown::Pseudonym(shape.of(hash, policy.range))
+                What::Pseudonym(shape.of(hash, policy.range))
             }
         }
     }

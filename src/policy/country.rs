@@ -2,7 +2,7 @@
 
 use super::{
     Client, View,
-    view::{Method, Shown},
+    view::{Method, What},
 };
 use crate::geo::{Countries, Country};
 
@@ -24,8 +24,8 @@ impl Client {
     /// Its country in a view that sees countries; nothing if that is not known, or the client is withheld.
     #[must_use]
     pub fn country(&self, view: &str) -> Option<Country> {
-        match self.view(view).map(|entry| self.shown(entry)) {
-            Some(Shown::Country(country)) => Some(country),
+        match self.shown(view).0 {
+            What::Country(country) => Some(country),
             _ => None,
         }
     }

@@ -55,7 +55,7 @@ pub(crate) use self::scope::Host;
 pub use self::{
     client::Client,
     scope::{Scope, Session},
-    view::View,
+    view::{Shown, View},
 };
 use self::{
     client::Known,
@@ -248,7 +248,7 @@ impl Policy {
     #[inline]
     pub(crate) fn typed(&self, client: &Client) -> Option<IpAddr> {
         let entry = &self.inner.views[self.inner.typed?];
-        client.shown(entry).address()
+        client.what(entry).address()
     }
 }
 
@@ -264,7 +264,7 @@ impl Line<'_> {
     /// one.
     #[inline(always)]
     pub(crate) fn value(&self, client: &Client, typed: &mut Option<IpAddr>) -> Option<HeaderValue> {
-        let shown = client.shown(self.entry);
+        let shown = client.what(self.entry);
         let address = shown.address();
         if self.entry.is_typed {
             *typed = address;

@@ -1,6 +1,6 @@
 //! A purpose, and what it sees of a client.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use http::{HeaderName, HeaderValue, header};
 use ipnet::IpNet;
@@ -188,16 +188,50 @@ impl View {
     }
 }
 
-/// What a view shows of one client.
-#[derive(Clone, Copy)]
-pub(super) enum Shown {
+/// What a [`View`] shows of one client, whatever it sees: from [`Client::shown`](super::Client::shown). Prints as that, and as
+/// `unknown` if it is nothing.
+#[derive(Clone, Copy, Default)]
+pub struct Shown(pub(super) What);
+
+impl Shown {
+    /// The pseudonym, if it is one.
+    #[must_use]
+    pub fn pseudonym(&self) -> Option<Pseudonym> {
+        match self.0 {
+            What::Pseudonym(pseudonym) => Some(pseudonym),
+            What::Network(_) | What::Country(_) | What::Nothing => None,
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            What::Pseudonym(pseudonym) => pseudonym.fmt(f),
+            What::Network(network) => network.fmt(f),
+            What::Country(country) => f.pad(country.as_str()),
+            What::Nothing => Pseudonym::Withheld.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shown({self})")
+    }
+}
+
+/// Each kind of it.
+#[derive(Clone, Copy, Default)]
+pub(super) enum What {
     Pseudonym(Pseudonym),
     Network(IpNet),
     Country(Country),
+    #[default]
     Nothing,
 }
 
-impl Shown {
+impl What {
     #[inline]
     pub(super) fn address(self) -> Option<IpAddr> {
         match self {
@@ -278,7 +312,7 @@ impl Form {
 
     /// `address` is the one that is shown, if it is one.
     #[inline(always)]
-    pub(super) fn text(self, shown: Shown, address: Option<IpAddr>) -> Option<HeaderValue> {
+    pub(super) fn text(self, shown: What, address: Option<IpAddr>) -> Option<HeaderValue> {
         let mut text = Text::of(b"");
         match (self, shown) {
             (Self::Address, _) => text.push_address(address?),
@@ -287,10 +321,10 @@ impl Form {
                 text.extend(b":0");
             }
             (Self::Forwarded, shown) => push_forwarded(&mut text, shown, address),
-            (Self::Text, Shown::Nothing | Shown::Pseudonym(Pseudonym::Withheld)) => return None,
-            (Self::Text, Shown::Pseudonym(pseudonym)) => text = pseudonym.text(),
-            (Self::Text, Shown::Country(country)) => text = Text::of(country.as_str().as_bytes()),
-            (Self::Text, Shown::Network(network)) => {
+            (Self::Text, What::Nothing | What::Pseudonym(Pseudonym::Withheld)) => return None,
+            (Self::Text, What::Pseudonym(pseudonym)) => text = pseudonym.text(),
+            (Self::Text, What::Country(country)) => text = Text::of(country.as_str().as_bytes()),
+            (Self::Text, What::Network(network)) => {
                 return HeaderValue::try_from(network.to_string()).ok();
             }
         }
@@ -299,7 +333,7 @@ impl Form {
 }
 
 // RFC 7239, 6: an IPv6 address is in brackets, and what has brackets or colons is quoted.
-fn push_forwarded(text: &mut Text, shown: Shown, address: Option<IpAddr>) {
+fn push_forwarded(text: &mut Text, shown: What, address: Option<IpAddr>) {
     text.extend(b"for=");
     match (address, shown) {
         (Some(IpAddr::V4(address)), _) => text.push_ipv4(address),
@@ -308,7 +342,7 @@ fn push_forwarded(text: &mut Text, shown: Shown, address: Option<IpAddr>) {
             text.push_ipv6(address);
             text.extend(b"]\"");
         }
-        (None, Shown::Pseudonym(pseudonym)) => text.extend(pseudonym.text().as_bytes()),
+        (None, What::Pseudonym(pseudonym)) => text.extend(pseudonym.text().as_bytes()),
         (None, _) => text.extend(b"unknown"),
     }
 }

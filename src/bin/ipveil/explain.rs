@@ -225,11 +225,7 @@ fn show_views(client: IpAddr, output: &mut impl Write) -> Result<()> {
     let keys = KeyRing::start(MemorySource, Epochs::daily())?;
     let client = policy.client(&ClientAddr::from(client), &keys);
     for view in policy.views() {
-        let shown = match client.network(view.name()) {
-            Some(network) => network.to_string(),
-            None => client.pseudonym(view.name()).to_string(),
-        };
-        writeln!(output, "  {:<11} {shown}", view.name())?;
+        writeln!(output, "  {:<11} {}", view.name(), client.shown(view.name()))?;
     }
     Ok(())
 }

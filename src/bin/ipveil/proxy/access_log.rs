@@ -21,8 +21,7 @@ use std::{
 
 use anyhow::Context as _;
 use http::{HeaderValue, Version, uri::PathAndQuery};
-use ipnet::IpNet;
-use ipveil::{Client, Pseudonym, Scrubber, geo::Country};
+use ipveil::Scrubber;
 
 use super::record::Line;
 use crate::config::LogFormat;
@@ -50,25 +49,6 @@ enum Message {
     Moved,
     /// Says when all before it is written.
     Flush(SyncSender<()>),
-}
-
-/// Who asked, as the log shows it.
-#[derive(Clone, Copy)]
-pub(crate) enum Who {
-    Pseudonym(Pseudonym),
-    Network(IpNet),
-    Country(Country),
-}
-
-impl Who {
-    pub(crate) fn of(client: &Client, view: &str) -> Self {
-        let pseudonym = client.pseudonym(view);
-        if !pseudonym.is_withheld() {
-            return Self::Pseudonym(pseudonym);
-        }
-        let network = client.network(view).map(Self::Network);
-        network.or_else(|| client.country(view).map(Self::Country)).unwrap_or(Self::Pseudonym(pseudonym))
-    }
 }
 
 impl AccessLog {
@@ -231,7 +211,7 @@ impl Buffer {
 }
 
 fn combined(lines: &mut Vec<u8>, time: &str, line: &Line, status: u16, sent: u64) {
-    push_who(lines, line.who);
+    let _ = write!(lines, "{}", line.who);
     lines.extend_from_slice(b" - - [");
     lines.extend_from_slice(time.as_bytes());
     lines.extend_from_slice(b"] \"");
@@ -256,7 +236,7 @@ fn json(lines: &mut Vec<u8>, time: &str, line: &Line, status: u16, sent: u64, to
     lines.extend_from_slice(b"{\"time\":\"");
     lines.extend_from_slice(time.as_bytes());
     lines.extend_from_slice(b"\",\"client\":\"");
-    push_who(lines, line.who);
+    let _ = write!(lines, "{}", line.who);
     lines.extend_from_slice(b"\",\"method\":\"");
     lines.extend_from_slice(line.method.as_str().as_bytes());
     for (name, value) in [
@@ -308,14 +288,6 @@ fn version(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2.0",
         _ => "HTTP/1.1",
     }
-}
-
-fn push_who(lines: &mut Vec<u8>, who: Who) {
-    let _ = match who {
-        Who::Pseudonym(pseudonym) => write!(lines, "{pseudonym}"),
-        Who::Network(network) => write!(lines, "{network}"),
-        Who::Country(country) => write!(lines, "{country}"),
-    };
 }
 
 fn push_number(lines: &mut Vec<u8>, mut number: u64) {

@@ -15,10 +15,10 @@ use http::{
     header::{CONTENT_LENGTH, HOST, REFERER, USER_AGENT},
 };
 use http_body::{Body, Frame, SizeHint};
-use ipveil::{Client, Pseudonym};
+use ipveil::{Client, policy::Shown};
 
 use super::{
-    access_log::{self, Who},
+    access_log,
     body::{BodyError, RequestBody, ResponseBody},
     connection::Connection,
     guard::Refused,
@@ -70,7 +70,7 @@ pub(crate) struct Entry {
 
 /// What the access log says of it.
 pub(crate) struct Line {
-    pub(crate) who: Who,
+    pub(crate) who: Shown,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) version: Version,
@@ -83,8 +83,8 @@ impl Entry {
     fn new(request: &Request<RequestBody>, site: Arc<Site>, connection: Arc<Connection>) -> Box<Self> {
         let client = request.extensions().get::<Client>();
         let line = client.filter(|_| site.log.is_some()).map(|client| {
-            let who = Who::of(client, LOG);
-            if let (Some(bans), Who::Pseudonym(name)) = (&site.bans, who) {
+            let who = client.shown(LOG);
+            if let (Some(bans), Some(name)) = (&site.bans, who.pseudonym()) {
                 bans.note(name, client);
             }
             let headers = request.headers();
@@ -142,7 +142,7 @@ where
         if let Some(entry) = &mut entry {
             entry.status = Some(response.status());
             if let (Some(Refused), Some(line)) = (response.extensions().get(), &mut entry.line) {
-                line.who = Who::Pseudonym(Pseudonym::Withheld);
+                line.who = Shown::default();
             }
         }
         Poll::Ready(Ok(response.map(|body| RecordedBody { body, entry, is_handed: false })))
