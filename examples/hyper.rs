@@ -1,4 +1,4 @@
-//! hyper without a framework: the peer goes into each request's extensions, and the layer in front of the service.
+//! hyper without a framework: each connection has a service, with a layer in front that knows its peer.
 //!
 //! ```text
 //! $ cargo run --example hyper --features tokio
@@ -23,7 +23,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use ipveil::{
-    AnonymizeLayer, Client, KeyRing, Peer, Policy, Resolver,
+    AnonymizeLayer, Client, KeyRing, Policy, Resolver,
     keys::{Epochs, MemorySource},
     layer::Connection,
     policy::{Scope, Session, View},
@@ -44,16 +44,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on http://{}/", listener.local_addr()?);
     loop {
         let (stream, address) = listener.accept().await?;
-        let peer = Peer::from(address);
         // A handler that takes the connection over can't ask it for the address either.
         let stream = Connection::new(stream);
-        let service = ServiceBuilder::new()
-            .map_request(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer);
-                request
-            })
-            .layer(layer.clone())
-            .service_fn(show);
+        let service = ServiceBuilder::new().layer(layer.clone().peer(address)).service_fn(show);
         tokio::spawn(async move {
             // An error is the client's: it went away, or does not speak HTTP.
             let _ = Builder::new(TokioExecutor::new())

@@ -3,7 +3,7 @@
 //! For each request, before anything behind it can look:
 //!
 //! 1. It **takes the peer** out of the request's extensions: a [`Peer`], a bare [`SocketAddr`](std::net::SocketAddr), or, with the
-//!    feature `axum` or `tonic`, what these put there.
+//!    feature `axum` or `tonic`, what these put there. Or it is [told](AnonymizeLayer::peer) whose connection it is.
 //! 2. It **resolves** the client and **anonymizes** it, under the policy and the live key. No I/O; the one lock is taken
 //!    away only for the moment of a rotation.
 //! 3. It **strips** every [known](crate::headers) header that says who or where a client is, then **sets** those that views name,
@@ -203,7 +203,7 @@ impl Anonymizer {
     /// Anonymizes a request that is in pieces.
     pub fn anonymize_in(&self, uri: &Uri, headers: &mut HeaderMap, extensions: &mut Extensions) {
         let host = self.host_of(uri, headers);
-        self.anonymize_on(host, headers, extensions);
+        self.anonymize_on(None, host, headers, extensions);
     }
 
     #[inline]
@@ -212,11 +212,18 @@ impl Anonymizer {
     }
 
     #[inline]
-    fn anonymize_on(&self, host: Option<Host>, headers: &mut HeaderMap, extensions: &mut Extensions) {
+    fn anonymize_on(
+        &self,
+        peer: Option<Peer>,
+        host: Option<Host>,
+        headers: &mut HeaderMap,
+        extensions: &mut Extensions,
+    ) {
         let edge = &*self.edge;
         let reader = reader();
         let policy = &edge.policies[reader & (edge.policies.len() - 1)];
-        let (peer, typed) = typed::take(extensions, edge.peer_from);
+        let (found, typed) = typed::take(extensions, edge.peer_from);
+        let peer = peer.unwrap_or(found);
 
         let (client, place, strip);
         if headers.len() == headers.keys_len() {
@@ -318,6 +325,7 @@ struct Counts([AtomicU64; Withheld::ALL.len()]);
 #[must_use]
 pub struct AnonymizeLayer {
     anonymizer: Anonymizer,
+    peer: Option<Peer>,
 }
 
 impl AnonymizeLayer {
@@ -328,12 +336,18 @@ impl AnonymizeLayer {
 
     /// Removes other headers than by default.
     pub fn strip(self, strip: Strip) -> Self {
-        self.anonymizer.strip(strip).into()
+        Self { anonymizer: self.anonymizer.strip(strip), ..self }
     }
 
     /// Takes the peer from where this server keeps it: see [`Anonymizer::peer_from`].
     pub fn peer_from(self, take: fn(&mut Extensions) -> Option<Peer>) -> Self {
-        self.anonymizer.peer_from(take).into()
+        Self { anonymizer: self.anonymizer.peer_from(take), ..self }
+    }
+
+    /// All requests come from this peer: for servers that make a service for each connection. Addresses in a request's
+    /// extensions are written over all the same.
+    pub fn peer(self, peer: impl Into<Peer>) -> Self {
+        Self { peer: Some(peer.into()), ..self }
     }
 
     /// What it does, without the layer.
@@ -345,7 +359,7 @@ impl AnonymizeLayer {
 
 impl From<Anonymizer> for AnonymizeLayer {
     fn from(anonymizer: Anonymizer) -> Self {
-        Self { anonymizer }
+        Self { anonymizer, peer: None }
     }
 }
 
@@ -353,7 +367,7 @@ impl<S> Layer<S> for AnonymizeLayer {
     type Service = Anonymize<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Anonymize { inner, anonymizer: self.anonymizer.clone() }
+        Anonymize { inner, anonymizer: self.anonymizer.clone(), peer: self.peer }
     }
 }
 
@@ -362,6 +376,7 @@ impl<S> Layer<S> for AnonymizeLayer {
 pub struct Anonymize<S> {
     inner: S,
     anonymizer: Anonymizer,
+    peer: Option<Peer>,
 }
 
 impl<S> Anonymize<S> {
@@ -397,7 +412,7 @@ where
         let host = self.anonymizer.host_of(request.uri(), request.headers());
         // A request lends one of its parts at a time.
         let mut extensions = mem::take(request.extensions_mut());
-        self.anonymizer.anonymize_on(host, request.headers_mut(), &mut extensions);
+        self.anonymizer.anonymize_on(self.peer, host, request.headers_mut(), &mut extensions);
         *request.extensions_mut() = extensions;
         self.inner.call(request)
     }

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     task::{Context, Poll, Waker},
 };
 
@@ -19,12 +19,33 @@ use ipveil::{
     policy::{Scope, View},
 };
 use tokio::net::TcpStream;
-use tower::{Layer as _, Service, ServiceBuilder, service_fn};
+use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
 
 use crate::{
-    edge::{ANN, X_FORWARDED_FOR, ask, edge, plain, read, request},
+    edge::{ANN, BOB, X_FORWARDED_FOR, ask, edge, plain, read, request},
     listener::listen,
 };
+
+#[tokio::test]
+async fn a_layer_may_be_told_whose_connection_it_is() {
+    let edge = plain();
+    let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 40_000);
+    let service = edge.proxied().peer(address("127.0.0.1")).layer(service_fn(async |request: Request<()>| {
+        let client = request.extensions().get::<Client>().unwrap().pseudonym("app").address();
+        Ok::<_, Infallible>((client, request.extensions().get::<SocketAddr>().copied()))
+    }));
+    let ask = async |other: Option<SocketAddr>| {
+        let mut request = request(&[("x-forwarded-for", ANN)]);
+        if let Some(other) = other {
+            request.extensions_mut().insert(other);
+        }
+        service.clone().oneshot(request).await.unwrap()
+    };
+    let shown = edge.pseudonym(ANN);
+    assert_eq!(ask(None).await, (Some(shown), None));
+    // What else says who it is is not believed, and not left there.
+    assert_eq!(ask(Some(address(BOB))).await, (Some(shown), Some(SocketAddr::new(shown, 0))));
+}
 
 #[tokio::test]
 async fn hyper_serves_the_layer_without_a_framework() {

@@ -27,7 +27,7 @@ fn stack(site: &Arc<Site>, connection: &Arc<Connection>) -> Stack {
     let forward = Forward::new(Arc::clone(site), Arc::clone(connection));
     let guard = Guard::new(forward, Arc::clone(site));
     let record = Record::new(guard, Arc::clone(site), Arc::clone(connection));
-    ServiceBuilder::new().layer(&site.anonymize).service(record)
+    ServiceBuilder::new().layer(site.anonymize.clone().peer(connection.peer)).service(record)
 }
 
 /// The service of one connection.
@@ -64,7 +64,6 @@ impl hyper::service::Service<Request<Incoming>> for Serve {
         let mut request = request.map(|body| RequestBody::new(body, version, Arc::clone(site), watch));
         // HTTP/1 stops reading when there are more.
         request.body_mut().has_too_many_headers = request.headers().len() > site.limits.headers;
-        request.extensions_mut().insert(self.connection.peer);
         stack.call(request)
     }
 }
