@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashSet,
+    fs,
+    os::unix::net::UnixStream,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +19,7 @@ use ipveil::{
         fleet::RedisSource,
     },
 };
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
     gate::Gate,
@@ -121,6 +124,33 @@ fn answers_that_never_end_keep_nobody_from_destroying_private_halves() {
         gate.open();
         within(Duration::from_secs(5), "the fleet's key", || node.key());
     }
+}
+
+#[test]
+fn a_store_that_takes_no_connections_keeps_nobody_from_destroying_private_halves() {
+    let (directory, fleet) = (tempfile::tempdir().unwrap(), fleet());
+    let path = directory.path().join("store.sock");
+    let mut server = Server::start_with(&["--save", "", "--unixsocket", path.to_str().unwrap()]);
+    let url = format!("unix://{}", path.display());
+    let (destroyed, rotated): (Arc<Mutex<Vec<KeyId>>>, Arc<AtomicBool>) = Default::default();
+    let source = source(&url, &fleet.secret);
+    let node = fleet.join_as(Overheard { source, destroyed: destroyed.clone(), rotated: rotated.clone() });
+    let key = node.key().unwrap();
+
+    // Another listens in its place, and never accepts. The first connection fills its queue.
+    server.end();
+    let _ = fs::remove_file(&path);
+    let stuck = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    stuck.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    stuck.listen(0).unwrap();
+    let _first = UnixStream::connect(&path).unwrap();
+    let notice = Notice::StoreUnreachable("it does not answer in time");
+    until("it is said", || node.notices().contains(&notice).then_some(()));
+    fleet.clock.advance(DAY);
+    until("it hears of the epoch's end", || destroyed.lock().unwrap().contains(&key).then_some(()));
+    let _ = node.keys.rotate();
+    until("it hears of the rotation", || rotated.load(Ordering::SeqCst).then_some(()));
+    assert!(fleet.join(&url).keys.is_degraded(), "and one that starts, starts");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! A connection to the store that ends on time, and takes only so much, whatever the store answers.
 
-#[cfg(unix)]
-use std::os::unix::net::UnixStream;
 use std::{
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs as _},
     sync::Arc,
     time::{Duration, Instant},
 };
+#[cfg(unix)]
+use std::{os::unix::net::UnixStream, path::Path};
 
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Parser, RedisError, RedisResult, Value, cmd};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
@@ -34,7 +34,7 @@ impl Connection {
                 Box::new(StreamOwned::new(tls, Bounded::new(tcp(host, *port, until)?)))
             }
             #[cfg(unix)]
-            ConnectionAddr::Unix(path) => Box::new(Bounded::new(Socket::Unix(UnixStream::connect(path)?))),
+            ConnectionAddr::Unix(path) => Box::new(Bounded::new(unix(path, until)?)),
             _ => return Err((ErrorKind::InvalidClientConfig, "not an address on this system").into()),
         };
         let mut connection = Self { stream, parser: Parser::new() };
@@ -78,6 +78,16 @@ fn tcp(host: &str, port: u16, until: Instant) -> io::Result<Socket> {
         }
     }
     Err(last)
+}
+
+/// One that takes no connections is waited for no longer than one that says nothing.
+#[cfg(unix)]
+fn unix(path: &Path, until: Instant) -> io::Result<Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    // On Linux it holds for `connect`, too. Other systems refuse at once.
+    socket.set_write_timeout(Some(step(until)?))?;
+    socket.connect(&socket2::SockAddr::unix(path)?)?;
+    Ok(Socket::Unix(socket.into()))
 }
 
 /// The system's roots, or those that `SSL_CERT_FILE` names.
