@@ -8,7 +8,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::Output,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ipveil::{
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use self::{
     gate::Gate,
     program::{ipveil, text},
-    stolen::stolen,
+    stolen::{aged, stolen},
     store::{Server, port::free_port, until::until},
 };
 
@@ -121,6 +121,20 @@ fn a_fleet_is_shown_and_rotated() {
     let answer = json(&rotated);
     assert_eq!((&answer["rotated"], answer["not_rotated"].as_array().unwrap().len()), (&1.into(), 1));
     assert_eq!(two.key_id(), Some(next));
+
+    // However long it was cut off.
+    let member = answer["not_rotated"][0].as_str().unwrap();
+    let name = "ipveil:{edge}:nodes";
+    let mut connection = server.connection();
+    let record: Vec<u8> = redis::cmd("HGET").arg(name).arg(member).query(&mut connection).unwrap();
+    let record = aged(&fs::read_to_string(&path).unwrap(), &record, Duration::from_secs(75));
+    redis::cmd("HSET").arg(name).arg(member).arg(record).exec(&mut connection).unwrap();
+    let shown = run("status", &[]);
+    assert!(text(&shown.stdout).contains("; may still have its key"), "{}", text(&shown.stdout));
+    let rotated = run("rotate-now", &["--wait", "2"]);
+    let said = text(&rotated.stdout);
+    assert_eq!(rotated.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("1 of 2 nodes") && said.contains("may still have its key"), "{said}");
 }
 
 #[test]

@@ -9,15 +9,18 @@ use std::{
 
 use ipveil::{
     ClientAddr, Policy,
-    keys::{KeyEvent, Notice, Reason, fleet::FleetSecret},
+    keys::{
+        KeyEvent, ManualClock, Notice, Reason,
+        fleet::{FleetSecret, FleetStatus},
+    },
     policy::{Scope, View},
 };
 use redis::Commands as _;
 
 use crate::{
     gate::Gate,
-    node::{DAY, SOON, agreed, fleet, secret, source},
-    stolen::stolen,
+    node::{DAY, Fleet, SOON, agreed, fleet, secret, source},
+    stolen::{aged, stolen},
     store::{
         Server,
         until::{until, within},
@@ -128,6 +131,65 @@ fn the_console_rotates_over_whatever_is_in_the_place_of_a_generation() {
         }
     }
     assert_ne!(ours, theirs);
+}
+
+#[test]
+fn the_console_rotates_nodes_whose_clocks_differ() {
+    let (server, fleet) = (Server::start(), fleet());
+    let behind = Fleet { clock: ManualClock::at(DAY * 19_998), secret: fleet.secret.clone(), epochs: fleet.epochs };
+    let nodes = [fleet.join(&server.url()), behind.join(&server.url())];
+    let keys = nodes.each_ref().map(|node| node.key().unwrap());
+    let mut console = fleet.console(&server.url());
+    let both = |status: &FleetStatus| status.nodes.iter().filter(|node| node.key.is_some()).count() == 2;
+    let status = until("both are seen", || console.status(fleet.now()).ok().filter(both));
+    assert!(status.nodes.iter().all(|node| !node.is_lost && node.seen < DAY && !console.has_rotated(node)));
+    console.rotate_now(fleet.now()).unwrap();
+    for (node, key) in nodes.iter().zip(keys) {
+        within(SOON, "another key", || node.key().filter(|next| *next != key));
+    }
+    until("both have heard", || {
+        let status = console.status(fleet.now()).unwrap();
+        status.nodes.iter().all(|node| console.has_rotated(node)).then_some(())
+    });
+}
+
+#[test]
+fn a_node_that_was_not_seen_for_long_is_listed_as_long_as_it_may_have_a_key() {
+    let (server, fleet) = (Server::start(), fleet());
+    let gate = Gate::before(server.port);
+    let (near, far) = (fleet.join(&server.url()), fleet.join(&gate.url()));
+    let key = within(SOON, "agreement", || agreed([&near, &far]));
+    let mut console = fleet.console(&server.url());
+    let status = until("both are seen", || {
+        let both = |status: &FleetStatus| status.nodes.iter().filter(|node| node.key == Some(key)).count() == 2;
+        console.status(fleet.now()).ok().filter(both)
+    });
+    // Only `near` goes on writing how it is.
+    gate.shut();
+    let mut connection = server.connection();
+    let name = "ipveil:{edge}:nodes";
+    let mut age = |by: Duration| {
+        for node in &status.nodes {
+            let field = format!("{:016x}", node.member);
+            let record: Vec<u8> = connection.hget(name, &field).unwrap();
+            let _: () = connection.hset(name, &field, aged(&fleet.secret, &record, by)).unwrap();
+        }
+    };
+    age(Duration::from_secs(300));
+    let lost = |status: &FleetStatus| status.nodes.iter().filter(|node| node.is_lost).count();
+    let status = until("one is lost", || console.status(fleet.now()).ok().filter(|status| lost(status) == 1));
+    assert_eq!(status.nodes.len(), 2);
+    console.rotate_now(fleet.now()).unwrap();
+    within(SOON, "another key", || near.key().filter(|next| *next != key));
+    let status = until("one has heard", || {
+        let status = console.status(fleet.now()).unwrap();
+        (status.nodes.iter().filter(|node| console.has_rotated(node)).count() == 1).then_some(status)
+    });
+    assert!(status.nodes.iter().all(|node| node.is_lost != console.has_rotated(node)));
+    assert_eq!(far.key(), Some(key));
+    // By its own account its key is over.
+    age(DAY);
+    until("one is listed", || (console.status(fleet.now()).unwrap().nodes.len() == 1).then_some(()));
 }
 
 #[test]

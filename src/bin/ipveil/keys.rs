@@ -248,13 +248,18 @@ fn status(fleet: &Fleet, output: &mut impl Write) -> Result<ExitCode> {
     for node in &status.nodes {
         let name = if node.name.is_empty() { "(no name)" } else { &node.name };
         let (member, seen) = (node.member, node.seen.as_secs());
-        writeln!(output, "  {name}  {member:016x}  {}, {seen} s ago", how_it_is(node, &status))?;
+        if node.is_lost {
+            writeln!(output, "  {name}  {member:016x}  not seen for {seen} s; may still have its key")?;
+        } else {
+            writeln!(output, "  {name}  {member:016x}  {}, {seen} s ago", how_it_is(node, &status))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn how_it_is(node: &NodeStatus, fleet: &FleetStatus) -> &'static str {
     match node.key {
+        _ if node.period != fleet.period => "stays out: its epochs are of another length",
         _ if node.epoch != fleet.epoch => "in another epoch: its clock differs",
         Some(_) if node.key == fleet.key => "has the fleet's key",
         Some(_) => "has another key",
@@ -268,10 +273,12 @@ fn in_json(status: &FleetStatus) -> Value {
             "name": node.name,
             "member": format!("{:016x}", node.member),
             "epoch": node.epoch.number(),
+            "period_seconds": node.period.as_secs(),
             "generation": node.generation,
             "key": node.key.map(|key| key.to_string()),
             "seen_seconds_ago": node.seen.as_secs(),
-            "agrees": node.epoch == status.epoch && node.key.is_some() && node.key == status.key,
+            "lost": node.is_lost,
+            "agrees": !node.is_lost && node.epoch == status.epoch && node.key.is_some() && node.key == status.key,
         })
     };
     json!({
@@ -297,22 +304,19 @@ fn rotate_now(arguments: &RotateNow, output: &mut impl Write) -> Result<ExitCode
     let before = console.status(SystemTime::now()).ok();
     let generation = console.rotate_now(SystemTime::now())?;
     let begun = Instant::now();
-    // One whose clock has it in another epoch has heard of a generation of that one.
-    let has_rotated = |node: &NodeStatus, status: &FleetStatus| {
-        node.epoch == status.epoch
-            && node.generation >= generation
-            && !before.as_ref().is_some_and(|it| had_key(it, node))
+    let has_rotated = |console: &Console, node: &NodeStatus| {
+        console.has_rotated(node) && !before.as_ref().is_some_and(|it| had_key(it, node))
     };
     let status = loop {
         let status = console.status(SystemTime::now())?;
-        if status.nodes.iter().all(|node| has_rotated(node, &status))
+        if status.nodes.iter().all(|node| has_rotated(&console, node))
             || begun.elapsed() >= Duration::from_secs(arguments.wait)
         {
             break status;
         }
         thread::sleep(Duration::from_millis(200));
     };
-    let late: Vec<_> = status.nodes.iter().filter(|node| !has_rotated(node, &status)).collect();
+    let late: Vec<_> = status.nodes.iter().filter(|node| !has_rotated(&console, node)).collect();
     let rotated = status.nodes.len() - late.len();
     if arguments.fleet.json {
         let mut answer = in_json(&status);
@@ -327,12 +331,15 @@ fn rotate_now(arguments: &RotateNow, output: &mut impl Write) -> Result<ExitCode
         )?;
         for node in &late {
             let name = if node.name.is_empty() { "(no name)" } else { &node.name };
-            writeln!(
-                output,
-                "  {name}  {:016x}  has not: it was last seen {} s ago, and will as soon as it can reach the store",
-                node.member,
-                node.seen.as_secs()
-            )?;
+            let (member, seen) = (node.member, node.seen.as_secs());
+            let how = if node.is_lost {
+                format!(
+                    "was not seen for {seen} s, and may still have its key unless it has ended: if it has not, it will destroy it"
+                )
+            } else {
+                format!("has not: it was last seen {seen} s ago, and will")
+            };
+            writeln!(output, "  {name}  {member:016x}  {how} as soon as it can reach the store")?;
         }
     }
     Ok(if late.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -1,7 +1,7 @@
 //! A fleet as whoever operates it sees it, and its panic button.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     time::{Duration, SystemTime},
 };
@@ -10,10 +10,10 @@ use redis::{Cmd, Value, cmd};
 
 use super::{
     super::{Epoch, Epochs, KeyId, until},
-    FleetError, Names, expiry, is_name,
-    record::{Claim, Fleet, Generation, Node, Place, Record, Unbelievable},
+    FleetError, LINGER, Names, expiry, is_name,
+    record::{Claim, Fleet, Generation, Node, Place, Record, Unbelievable, written},
     secrets::FleetSecret,
-    source::{field, milliseconds},
+    source::{field, milliseconds, whole_milliseconds},
     store::{Away, Store, StoreAddress, value},
 };
 
@@ -23,6 +23,19 @@ pub struct Console {
     store: Store,
     namespace: String,
     secret: FleetSecret,
+    // In which generation nodes will be in each epoch when they have heard of the last rotation.
+    rotated: BTreeMap<u64, u64>,
+}
+
+/// What a console sees at first.
+struct Look {
+    // How long the fleet's epochs are.
+    epochs: Epochs,
+    // All that were seen of late, or may still have a key.
+    nodes: Vec<Node>,
+    strangers: Vec<u64>,
+    // The store's clock, in milliseconds since 1970.
+    time: u64,
 }
 
 impl Console {
@@ -35,7 +48,7 @@ impl Console {
         if !is_name(namespace) {
             return Err(FleetError::Name);
         }
-        Ok(Self { store: Store::new(store), namespace: namespace.to_owned(), secret })
+        Ok(Self { store: Store::new(store), namespace: namespace.to_owned(), secret, rotated: BTreeMap::new() })
     }
 
     /// How the fleet is at `now`.
@@ -45,15 +58,11 @@ impl Console {
     /// A [`FleetError`] if the store can't be used, or holds no fleet of this secret.
     pub fn status(&mut self, now: SystemTime) -> Result<FleetStatus, FleetError> {
         self.store.begin();
-        let epochs = self.epochs()?;
+        let Look { epochs, nodes, mut strangers, time } = self.look()?;
         let epoch = epochs.at(now);
-        let mut strangers = Vec::new();
-        let nodes = self.nodes(&mut strangers)?;
         let (number, _) = self.generation(epoch.0, &nodes, &mut strangers)?;
-        let commands = [cmd("GET").arg(Names(&self.namespace).claim(epoch.0, number)).take(), cmd("TIME").take()];
-        let mut answers = self.ask(&commands)?.into_iter();
-        let claim: Option<Vec<u8>> = value(answers.next())?;
-        let (second, _): (u64, u64) = value(answers.next())?;
+        let claim = cmd("GET").arg(Names(&self.namespace).claim(epoch.0, number)).take();
+        let claim: Option<Vec<u8>> = value(self.ask(&[claim])?.pop())?;
         let place = Place { namespace: &self.namespace, epoch: epoch.0, generation: number };
         let claim = match claim.map(|record| Claim::believe(&record, &self.secret, place)).transpose() {
             Err(Unbelievable::ForeignSecret(id)) => {
@@ -64,82 +73,105 @@ impl Console {
         };
         strangers.sort_unstable();
         strangers.dedup();
-        let mut status = FleetStatus {
+        let mut nodes: Vec<_> = nodes.into_iter().map(|node| NodeStatus::new(node, time)).collect();
+        nodes.sort_by(|one, other| (&one.name, one.member).cmp(&(&other.name, other.member)));
+        let seconds = |milliseconds: u64| i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX);
+        Ok(FleetStatus {
             namespace: self.namespace.clone(),
             epoch,
             period: epochs.period(),
             left: until(epochs.end(epoch), now),
             generation: number,
             key: claim.map(|claim| KeyId(claim.key.to_be_bytes())),
-            nodes: Vec::new(),
+            nodes,
             strangers,
             store_persists: self.store.persists,
-            store_is_ahead: i64::try_from(second).unwrap_or(i64::MAX)
-                - i64::try_from(milliseconds(now) / 1000).unwrap_or(0),
-        };
-        for node in nodes {
-            let seen = Duration::from_millis(milliseconds(now).saturating_sub(node.at));
-            if seen < LOST {
-                status.nodes.push(NodeStatus::new(node, seen));
-            }
-        }
-        status.nodes.sort_by(|one, other| (&one.name, one.member).cmp(&(&other.name, other.member)));
-        Ok(status)
+            store_is_ahead: seconds(time).saturating_sub(seconds(milliseconds(now))),
+        })
     }
 
     /// The panic button: every node destroys its key as soon as it hears of this, in less than a second if it can reach the
-    /// store, and the fleet takes another. Gives the generation that nodes will be in, which [`status`](Self::status) shows.
+    /// store, and the fleet takes another. Gives the generation that nodes will be in, which [`status`](Self::status) shows;
+    /// who has heard of it, [`has_rotated`](Self::has_rotated) says.
     ///
-    /// Whatever else is in the place of a generation, such as what another secret has signed, is overwritten.
+    /// What rotates is the epoch at `now`, those in which nodes say that they are, because their clocks differ, and the ones
+    /// that come next. Whatever else is in the place of a generation, such as what another secret has signed, is overwritten.
     ///
     /// # Errors
     ///
     /// As [`status`](Self::status).
     pub fn rotate_now(&mut self, now: SystemTime) -> Result<u64, FleetError> {
         self.store.begin();
-        let epochs = self.epochs()?;
-        let nodes = self.nodes(&mut Vec::new())?;
-        let present = epochs.at(now).0;
+        let look = self.look()?;
+        let present = look.epochs.at(now).0;
+        let mut in_use = vec![present];
+        for node in &look.nodes {
+            if !in_use.contains(&node.epoch) && in_use.len() < MOST_EPOCHS {
+                in_use.push(node.epoch);
+            }
+        }
+        let next: Vec<_> = in_use.iter().filter_map(|epoch| epoch.checked_add(1)).collect();
         // What is in use comes first: nobody can have the next key in use yet.
-        let rotated = self.rotate(present, epochs, &nodes, now)?;
-        self.rotate(present + 1, epochs, &nodes, now)?;
-        Ok(rotated)
+        self.rotated.clear();
+        for epoch in in_use.into_iter().chain(next) {
+            if !self.rotated.contains_key(&epoch) {
+                let number = self.rotate(epoch, &look, now)?;
+                self.rotated.insert(epoch, number);
+            }
+        }
+        self.rotated.get(&present).copied().ok_or(FleetError::Forged)
     }
 
-    fn rotate(&mut self, epoch: u64, epochs: Epochs, nodes: &[Node], now: SystemTime) -> Result<u64, FleetError> {
-        let (known, is_written) = self.generation(epoch, nodes, &mut Vec::new())?;
+    /// Whether this node, as a [`status`](Self::status) has shown it since, has heard of the last rotation that this console has
+    /// asked for, and so has destroyed the key that it had.
+    #[must_use]
+    pub fn has_rotated(&self, node: &NodeStatus) -> bool {
+        self.rotated.get(&node.epoch.0).is_some_and(|asked| node.generation >= *asked)
+    }
+
+    fn rotate(&mut self, epoch: u64, look: &Look, now: SystemTime) -> Result<u64, FleetError> {
+        let (known, is_written) = self.generation(epoch, &look.nodes, &mut Vec::new())?;
         // Nodes may be ahead of what they have said. None has had more keys than can be counted.
         let number = known.checked_add(if is_written { 1 } else { AHEAD }).ok_or(FleetError::Forged)?;
         let place = Place::of_epoch(&self.namespace, epoch);
         let record = Generation { number, at: milliseconds(now) }.sign(&self.secret, place);
         let record = record.ok_or(FleetError::Random)?;
+        // Until nobody has a key that has to hear of it, by any clock.
+        let last = look.nodes.iter().map(|node| node.until.saturating_sub(look.time)).max().unwrap_or(0);
+        let expiry = expiry(look.epochs, epoch, now).max(last.min(LONGEST_LIFE)) + whole_milliseconds(LINGER);
         let name = Names(&self.namespace).generation(epoch);
-        self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(expiry(epochs, epoch, now)).take()])?;
+        self.ask(&[cmd("SET").arg(name).arg(record).arg("PX").arg(expiry).take()])?;
         Ok(number)
     }
 
-    fn epochs(&mut self) -> Result<Epochs, FleetError> {
-        let name = Names(&self.namespace).fleet();
-        let record: Option<Vec<u8>> = value(self.ask(&[cmd("GET").arg(name).take()])?.pop())?;
-        let place = Place::of_fleet(&self.namespace);
-        let fleet = Fleet::believe(&record.ok_or(FleetError::Nobody)?, &self.secret, place)?;
-        Epochs::every(Duration::from_secs(fleet.period)).map_err(|_| FleetError::Forged)
-    }
+    fn look(&mut self) -> Result<Look, FleetError> {
+        let names = Names(&self.namespace);
+        let commands =
+            [cmd("GET").arg(names.fleet()).take(), cmd("HGETALL").arg(names.nodes()).take(), cmd("TIME").take()];
+        let mut answers = self.ask(&commands)?.into_iter();
+        let fleet: Option<Vec<u8>> = value(answers.next())?;
+        let records: HashMap<String, Vec<u8>> = value(answers.next())?;
+        let (second, micros): (u64, u64) = value(answers.next())?;
+        let time = second.saturating_mul(1000).saturating_add(micros / 1000);
 
-    /// All nodes that say how they are.
-    fn nodes(&mut self, strangers: &mut Vec<u64>) -> Result<Vec<Node>, FleetError> {
-        let name = Names(&self.namespace).nodes();
-        let records: HashMap<String, Vec<u8>> = value(self.ask(&[cmd("HGETALL").arg(name).take()])?.pop())?;
         let place = Place::of_fleet(&self.namespace);
-        let mut nodes = Vec::new();
+        let (mut nodes, mut strangers) = (Vec::new(), Vec::new());
         for (name, record) in &records {
             match Node::believe(record, &self.secret, place) {
-                Ok(node) if field(node.member) == *name => nodes.push(node),
-                Err(Unbelievable::ForeignSecret(id)) => strangers.push(id),
+                Ok(node) if field(node.member) == *name && (!is_lost(node.at, time) || time < node.until) => {
+                    nodes.push(node);
+                }
+                // A node that is gone is no stranger any more, nor is what somebody has written once.
+                Err(Unbelievable::ForeignSecret(id)) if written(record).is_some_and(|at| !is_lost(at, time)) => {
+                    strangers.push(id);
+                }
                 _ => {}
             }
         }
-        Ok(nodes)
+        let fleet = fleet.ok_or(FleetError::Nobody)?;
+        let fleet = Fleet::believe(&fleet, &self.secret, place)?;
+        let epochs = epochs(fleet.period).ok_or(FleetError::Forged)?;
+        Ok(Look { epochs, nodes, strangers, time })
     }
 
     /// In which generation of `epoch` the fleet is, and whether that is written: otherwise it is what nodes say.
@@ -179,9 +211,9 @@ pub struct FleetStatus {
     pub generation: u64,
     /// The name of the key that was claimed; nothing if none was.
     pub key: Option<KeyId>,
-    /// The nodes that were seen of late.
+    /// The nodes that were seen of late, and those that were not but may still have a key: see [`NodeStatus::is_lost`].
     pub nodes: Vec<NodeStatus>,
-    /// Public names of other fleet secrets that are used in this namespace.
+    /// Public names of other fleet secrets that are used in this namespace now.
     pub strangers: Vec<u64>,
     /// Whether the store says that it writes to a disk.
     pub store_persists: bool,
@@ -199,23 +231,30 @@ pub struct NodeStatus {
     pub member: u64,
     /// The epoch by its clock.
     pub epoch: Epoch,
+    /// The length of its epochs.
+    pub period: Duration,
     /// The generation that it is in.
     pub generation: u64,
     /// The name of the key that it got from the fleet; nothing if it has none: it is degraded, or withholds.
     pub key: Option<KeyId>,
-    /// How long ago that was.
+    /// How long ago that was, by the store's clock.
     pub seen: Duration,
+    /// Whether that is so long ago that the node can't have heard of anything since. It is gone, or cut off from the store, and
+    /// may still have the key of an epoch that is not over.
+    pub is_lost: bool,
 }
 
 impl NodeStatus {
-    fn new(node: Node, seen: Duration) -> Self {
+    fn new(node: Node, time: u64) -> Self {
         Self {
             name: node.name,
             member: node.member,
             epoch: Epoch(node.epoch),
+            period: Duration::from_secs(node.period),
             generation: node.generation,
             key: (node.key != 0).then(|| KeyId(node.key.to_be_bytes())),
-            seen,
+            seen: Duration::from_millis(time.saturating_sub(node.at)),
+            is_lost: is_lost(node.at, time),
         }
     }
 }
@@ -241,7 +280,20 @@ impl fmt::Debug for Store {
     }
 }
 
+fn epochs(seconds: u64) -> Option<Epochs> {
+    Epochs::every(Duration::from_secs(seconds)).ok()
+}
+
+/// Whether who has written at that time, by the store's clock, has not been seen of late.
+fn is_lost(at: u64, time: u64) -> bool {
+    Duration::from_millis(at.abs_diff(time)) >= LOST
+}
+
 /// How often nodes may rotate before they say so.
 const AHEAD: u64 = 10;
-/// A node that was not seen for this long is not shown.
+/// A node that says nothing for this long does not look at the store, or can't write to it.
 const LOST: Duration = Duration::from_secs(60);
+/// In how many epochs nodes are at once, however their clocks differ.
+const MOST_EPOCHS: usize = 64;
+/// How many milliseconds a node may have a key that it has now: the longest epoch, and the next.
+const LONGEST_LIFE: u64 = 2 * 86_400_000;

@@ -135,8 +135,7 @@ fn random_number() -> Option<u64> {
 /// How many milliseconds what is written for `epoch` has to stay: some minutes longer than the epoch, for nodes whose clocks are
 /// slow.
 fn expiry(epochs: Epochs, epoch: u64, wall: SystemTime) -> u64 {
-    let left = until(epochs.end(Epoch(epoch)), wall) + epochs.period().min(LINGER);
-    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+    source::whole_milliseconds(until(epochs.end(Epoch(epoch)), wall) + epochs.period().min(LINGER))
 }
 
 const LINGER: Duration = Duration::from_secs(600);

@@ -88,6 +88,12 @@ pub(super) fn signer(record: &[u8]) -> Option<u64> {
     record.get(1..).and_then(|content| Reader(content).number())
 }
 
+/// When a node's record says that it was written. That it was is for [`Record::believe`] to say.
+pub(super) fn written(record: &[u8]) -> Option<u64> {
+    // After the version, the signer and the member.
+    record.get(17..).and_then(|content| Reader(content).number())
+}
+
 /// How long this namespace's epochs are.
 pub(super) struct Fleet {
     pub(super) period: u64,
@@ -174,11 +180,17 @@ impl Record for Member {
     }
 }
 
-/// How a node is. For people; no node acts on it.
+/// How a node is. For people; nodes agree on keys without it.
 pub(super) struct Node {
     pub(super) member: u64,
+    // When it was written, and when all is over that the node may have a key for: milliseconds since 1970, both by the store's
+    // clock, as the node saw it. Clocks of nodes differ.
     pub(super) at: u64,
+    pub(super) until: u64,
+    // By the node's own clock.
     pub(super) epoch: u64,
+    // In seconds.
+    pub(super) period: u64,
     pub(super) generation: u64,
     // 0 if it has none of the fleet's.
     pub(super) key: u64,
@@ -189,7 +201,7 @@ impl Record for Node {
     const PURPOSE: &'static [u8; 8] = b"node....";
 
     fn write(&self, body: &mut Vec<u8>) {
-        for number in [self.member, self.at, self.epoch, self.generation, self.key] {
+        for number in [self.member, self.at, self.until, self.epoch, self.period, self.generation, self.key] {
             body.extend_from_slice(&number.to_be_bytes());
         }
         body.extend_from_slice(self.name.as_bytes());
@@ -199,7 +211,9 @@ impl Record for Node {
         Some(Self {
             member: body.number()?,
             at: body.number()?,
+            until: body.number()?,
             epoch: body.number()?,
+            period: body.number()?,
             generation: body.number()?,
             key: body.number()?,
             name: String::from_utf8(std::mem::take(&mut body.0).to_vec()).ok()?,

@@ -55,6 +55,7 @@ impl RedisSource {
                 Duration::from_secs(second) + Duration::from_micros(micros.min(999_999))
             },
         };
+        self.time = board.time;
         Ok(board)
     }
 

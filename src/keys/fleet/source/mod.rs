@@ -15,8 +15,8 @@ use std::{
 use redis::cmd;
 
 use super::{
-    super::{Epoch, EpochKey, KeyError, KeyId, KeyRequest, KeySource, Notice, RingHandle},
-    FleetError, Names, expiry, is_name, random_number,
+    super::{Epoch, EpochKey, KeyError, KeyId, KeyRequest, KeySource, Notice, RingHandle, until},
+    FleetError, LINGER, Names, expiry, is_name, random_number,
     record::{Claim, Generation, Node, Place, Record, Unbelievable},
     sealed::{self, Pair},
     secrets::FleetSecret,
@@ -46,6 +46,8 @@ pub struct RedisSource {
     renewed: Option<Instant>,
     greeted: Option<Instant>,
     turned: Option<Instant>,
+    // When it was last looked at, by the store's own clock.
+    time: Duration,
 }
 
 /// The fleet secret of a source that is in use, to be replaced: made by [`RedisSource::secret_handle`].
@@ -163,6 +165,7 @@ impl RedisSource {
             renewed: None,
             greeted: None,
             turned: None,
+            time: Duration::ZERO,
         }
     }
 
@@ -341,21 +344,31 @@ impl RedisSource {
             return Ok(());
         }
         let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
-        let (now, epoch) = ring.now().zip(ring.epoch()).ok_or(Trouble::StayOut)?;
+        let (now, epochs) = ring.now().zip(ring.epochs()).ok_or(Trouble::StayOut)?;
+        let epoch = epochs.at(now.wall);
+        let mut left = until(epochs.end(epoch), now.wall);
+        if left < NEXT_IS_NEAR {
+            left += epochs.period();
+        }
         let key = ring.lend(epoch, EpochKey::id).map_or(0, |key| u64::from_be_bytes(key.0));
+        let at = whole_milliseconds(self.time);
         let node = Node {
             member: self.node.member,
-            at: milliseconds(now.wall),
+            at,
+            until: at.saturating_add(whole_milliseconds(left)),
             epoch: epoch.0,
+            period: epochs.period().as_secs(),
             generation: self.generation(epoch.0),
             key,
             name: self.node.name.clone(),
         };
         let record = node.sign(&self.node.secret, self.node.anywhere()).ok_or(Trouble::StayOut)?;
         let name = Names(&self.node.namespace).nodes();
+        // A node that was cut off is listed for as long as it may have a key, even if nobody else is there.
+        let expiry = whole_milliseconds(left.max(NODES_EXPIRY) + LINGER);
         self.ask(&[
             cmd("HSET").arg(&name).arg(field(self.node.member)).arg(record).take(),
-            cmd("PEXPIRE").arg(&name).arg(NODES_EXPIRY.as_millis() as u64).take(),
+            cmd("PEXPIRE").arg(&name).arg(expiry).take(),
         ])?;
         self.greeted = Some(Instant::now());
         Ok(())
@@ -491,8 +504,11 @@ pub(super) fn field(member: u64) -> String {
 }
 
 pub(super) fn milliseconds(wall: SystemTime) -> u64 {
-    let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    whole_milliseconds(wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+pub(super) fn whole_milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How often the store is looked at.
@@ -501,6 +517,9 @@ const TURN: Duration = Duration::from_millis(250);
 const STEP: Duration = Duration::from_millis(40);
 const ANSWER: Duration = Duration::from_millis(1500);
 const GREETING: Duration = Duration::from_secs(1);
-pub(super) const NODES_EXPIRY: Duration = Duration::from_secs(3600);
+/// How long before an epoch's end a node may be about to get the key of the next: a ring asks half a minute before, and a node
+/// says how it is some seconds later.
+const NEXT_IS_NEAR: Duration = Duration::from_secs(40);
+const NODES_EXPIRY: Duration = Duration::from_secs(3600);
 /// More than a node has of keys in any epoch that a clock is set back to.
 const MOST_DESTROYED: usize = 4096;
