@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, thread, time::Duration};
 
-use ipveil::keys::Notice;
+use ipveil::keys::{Epochs, Notice};
 use redis::{Commands as _, ConnectionLike as _};
 
 use crate::{
-    node::{DAY, SOON, agreed, fleet},
+    node::{DAY, Fleet, SOON, agreed, fleet},
     store::{
         Server,
         until::{until, within},
@@ -95,6 +95,51 @@ fn whoever_controls_the_store_can_neither_rotate_a_fleet_nor_undo_a_rotation() {
     let _: () = connection.del(name).unwrap();
     let _: Vec<u8> = until("it is put right", || connection.get(name).ok());
     assert_eq!(agreed(&nodes), Some(third));
+}
+
+#[test]
+fn whoever_controls_the_store_can_not_keep_a_fleet_out_with_one_record() {
+    let (server, fleet) = (Server::start(), fleet());
+    let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];
+    let mut key = within(SOON, "agreement", || agreed(&nodes));
+    let mut connection = server.connection();
+    let mut console = fleet.console(&server.url());
+    until("both are seen", || (console.status(fleet.now()).ok()?.nodes.len() == 2).then_some(()));
+    let name = "ipveil:{edge}:fleet";
+    // Of a secret that nobody has, and what this fleet itself wrote when its epochs were shorter.
+    let foreign = [&[1][..], &[7; 8], &DAY.as_secs().to_be_bytes(), &[9; 32]].concat();
+    let hourly = Fleet { epochs: Epochs::hourly(), secret: fleet.secret.clone(), clock: fleet.clock.clone() };
+    let theirs: Vec<u8> = {
+        let elsewhere = Server::start();
+        let _node = hourly.join(&elsewhere.url());
+        elsewhere.connection().get(name).unwrap()
+    };
+    let foreign_secret: fn(&Notice) -> bool = |notice| matches!(notice, Notice::ForeignSecret { .. });
+    let period_differs: fn(&Notice) -> bool = |notice| matches!(notice, Notice::PeriodDiffers { .. });
+    for (record, is_it) in [(foreign, foreign_secret), (theirs, period_differs)] {
+        let _: () = connection.set(name, &record).unwrap();
+        until("it is said", || nodes.iter().all(|node| node.notices().iter().any(is_it)).then_some(()));
+        assert_eq!(agreed(&nodes), Some(key));
+        // Whoever presses the panic button now is heard all the same.
+        console.rotate_now(fleet.now()).unwrap();
+        within(SOON, "no key", || nodes.iter().all(|node| node.keys.key_id() != Some(key)).then_some(()));
+        assert!(nodes.iter().all(|node| node.key().is_none()));
+        let there: Vec<u8> = connection.get(name).unwrap();
+        assert_eq!(there, record);
+        fleet.clock.advance(Duration::from_secs(60));
+        key = within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+        let there: Vec<u8> = connection.get(name).unwrap();
+        assert_ne!(there, record);
+    }
+    // Nor with one in each epoch.
+    let foreign = [&[1][..], &[8; 8], &[9; 80]].concat();
+    for name in ["ipveil:{edge}:20001:generation", "ipveil:{edge}:20001:0:claim"] {
+        let _: () = connection.set(name, &foreign).unwrap();
+    }
+    fleet.clock.advance(DAY);
+    until("keys of their own", || nodes.iter().all(|node| node.keys.is_degraded()).then_some(()));
+    fleet.clock.advance(Duration::from_secs(60));
+    within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
 }
 
 #[test]

@@ -308,13 +308,12 @@ fn rotate_now(arguments: &RotateNow, output: &mut impl Write) -> Result<ExitCode
         console.has_rotated(node) && !before.as_ref().is_some_and(|it| had_key(it, node))
     };
     let status = loop {
-        let status = console.status(SystemTime::now())?;
-        if status.nodes.iter().all(|node| has_rotated(&console, node))
-            || begun.elapsed() >= Duration::from_secs(arguments.wait)
-        {
-            break status;
+        let is_late = begun.elapsed() >= Duration::from_secs(arguments.wait);
+        match console.status(SystemTime::now()) {
+            Ok(status) if is_late || status.nodes.iter().all(|node| has_rotated(&console, node)) => break status,
+            Err(error) if is_late => return Err(error.into()),
+            _ => thread::sleep(Duration::from_millis(200)),
         }
-        thread::sleep(Duration::from_millis(200));
     };
     let late: Vec<_> = status.nodes.iter().filter(|node| !has_rotated(&console, node)).collect();
     let rotated = status.nodes.len() - late.len();

@@ -11,7 +11,7 @@ use redis::{Cmd, Value, cmd};
 use super::{
     super::{Epoch, Epochs, KeyId, until},
     FleetError, LINGER, Names, expiry, is_name,
-    record::{Claim, Fleet, Generation, Node, Place, Record, Unbelievable, written},
+    record::{Claim, Fleet, Generation, Node, Place, Record, Unbelievable, is_lost, written},
     secrets::FleetSecret,
     source::{field, milliseconds, whole_milliseconds},
     store::{Away, Store, StoreAddress, value},
@@ -168,9 +168,23 @@ impl Console {
                 _ => {}
             }
         }
-        let fleet = fleet.ok_or(FleetError::Nobody)?;
-        let fleet = Fleet::believe(&fleet, &self.secret, place)?;
-        let epochs = epochs(fleet.period).ok_or(FleetError::Forged)?;
+        let fleet = match fleet.map(|record| Fleet::believe(&record, &self.secret, place)) {
+            Some(Ok(fleet)) => epochs(fleet.period).ok_or(FleetError::Forged),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(FleetError::Nobody),
+        };
+        let epochs = match fleet {
+            Ok(epochs) => epochs,
+            // Another fleet's namespace.
+            Err(FleetError::ForeignSecret(id)) if strangers.contains(&id) => return Err(FleetError::ForeignSecret(id)),
+            // Whatever somebody has put there: nodes say what they have signed.
+            Err(error) => {
+                if let FleetError::ForeignSecret(id) = error {
+                    strangers.push(id);
+                }
+                usual(&nodes).ok_or(error)?
+            }
+        };
         Ok(Look { epochs, nodes, strangers, time })
     }
 
@@ -280,19 +294,18 @@ impl fmt::Debug for Store {
     }
 }
 
+/// What most of these nodes have.
+fn usual(nodes: &[Node]) -> Option<Epochs> {
+    let count = |period: u64| nodes.iter().filter(|node| node.period == period).count();
+    nodes.iter().filter_map(|node| epochs(node.period)).max_by_key(|epochs| count(epochs.period().as_secs()))
+}
+
 fn epochs(seconds: u64) -> Option<Epochs> {
     Epochs::every(Duration::from_secs(seconds)).ok()
 }
 
-/// Whether who has written at that time, by the store's clock, has not been seen of late.
-fn is_lost(at: u64, time: u64) -> bool {
-    Duration::from_millis(at.abs_diff(time)) >= LOST
-}
-
 /// How often nodes may rotate before they say so.
 const AHEAD: u64 = 10;
-/// A node that says nothing for this long does not look at the store, or can't write to it.
-const LOST: Duration = Duration::from_secs(60);
 /// In how many epochs nodes are at once, however their clocks differ.
 const MOST_EPOCHS: usize = 64;
 /// How many milliseconds a node may have a key that it has now: the longest epoch, and the next.

@@ -33,9 +33,10 @@
 //!
 //! Delay, delete, and bring back what was there before in the same place. So pseudonyms may differ between nodes, or change
 //! in the middle of an epoch; each node that has no key of the fleet makes its own, or withholds
-//! ([`WhenUnavailable`](super::WhenUnavailable)). He can't read a key, nor become a member, nor have a node take a key that no
-//! node of this epoch has minted. Answers that come slowly, or never end, are given up: a node listens for four seconds in one
-//! turn, to four megabytes in one answer.
+//! ([`WhenUnavailable`](super::WhenUnavailable)). To keep a fleet out he has to go on: what another secret has signed, or this
+//! one for epochs of another length, is overwritten after a minute in which no node was behind it, and the panic button is heard
+//! meanwhile. He can't read a key, nor become a member, nor have a node take a key that no node of this epoch has minted. Answers
+//! that come slowly, or never end, are given up: a node listens for four seconds in one turn, to four megabytes in one answer.
 //!
 //! # What a thief of the fleet secret can do
 //!

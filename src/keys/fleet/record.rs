@@ -1,5 +1,7 @@
 //! What nodes write into the store: short records, each signed with the fleet secret for the place where it stands.
 
+use std::time::Duration;
+
 use super::secrets::FleetSecret;
 
 /// Where a record stands. Moved anywhere else, it is not believed: not in another epoch, not in another namespace.
@@ -92,6 +94,11 @@ pub(super) fn signer(record: &[u8]) -> Option<u64> {
 pub(super) fn written(record: &[u8]) -> Option<u64> {
     // After the version, the signer and the member.
     record.get(17..).and_then(|content| Reader(content).number())
+}
+
+/// Whether a node that has written at that time has not been seen of late. Both are in milliseconds, by the store's clock.
+pub(super) fn is_lost(at: u64, time: u64) -> bool {
+    Duration::from_millis(at.abs_diff(time)) >= LOST
 }
 
 /// How long this namespace's epochs are.
@@ -235,6 +242,8 @@ impl Reader<'_> {
     }
 }
 
+/// A node that says nothing for this long does not look at the store, or can't write to it.
+const LOST: Duration = Duration::from_secs(60);
 const VERSION: u8 = 1;
 const LONGEST_RECORD: usize = 256;
 const MOST_ROTATIONS: u64 = 1000;

@@ -12,10 +12,10 @@ use super::{
     super::{
         super::{Epoch, Notice, Reason, RingHandle},
         Names,
-        record::{Fleet, Generation, Record, Unbelievable, signer},
+        record::{Fleet, Generation, Node, Record, Unbelievable, is_lost, signer, written},
         store::value,
     },
-    RedisSource, Trouble, milliseconds,
+    RedisSource, Trouble, milliseconds, whole_milliseconds,
 };
 
 /// What is in the store for one epoch.
@@ -96,13 +96,22 @@ impl RedisSource {
         if let Some(record) = &board.fleet {
             match Fleet::believe(record, &self.node.secret, self.node.anywhere()) {
                 Ok(fleet) if fleet.period != period => {
+                    let nodes = self.recent_nodes()?;
+                    let node = |record: &Vec<u8>| Node::believe(record, &self.node.secret, self.node.anywhere()).ok();
+                    let is_behind = nodes.iter().filter_map(node).any(|node| node.period == fleet.period);
                     if self.said.period.replace(fleet.period) != Some(fleet.period) {
                         self.notice(Notice::PeriodDiffers { theirs: Duration::from_secs(fleet.period) });
                     }
-                    return Err(Trouble::StayOut);
+                    if !self.is_in_the_way(self.node.secret.id(), fleet.period, is_behind) {
+                        return Err(Trouble::StayOut);
+                    }
+                    is_new = true;
                 }
                 Ok(_) => self.said.period = None,
-                Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
+                Err(Unbelievable::ForeignSecret(theirs)) => {
+                    self.stay_out(theirs)?;
+                    is_new = true;
+                }
                 Err(Unbelievable::Forged) => {
                     self.forged("the record of the fleet");
                     is_new = true;
@@ -124,29 +133,59 @@ impl RedisSource {
         Ok(())
     }
 
-    /// Whether the epoch's key is another than the one known here.
-    pub(super) fn look_at_the_generation(
+    /// This node stays out of what another secret has signed, unless that is only in the way: then it is as good as forged.
+    pub(super) fn stay_out(&mut self, theirs: u64) -> Result<(), Trouble> {
+        let is_behind = self.recent_nodes()?.iter().any(|node| signer(node) == Some(theirs));
+        let trouble = self.foreign(theirs);
+        if self.is_in_the_way(theirs, 0, is_behind) { Ok(()) } else { Err(trouble) }
+    }
+
+    /// Whether what keeps this node out has had no node behind it for as long as a record of a fleet stays. It is of a fleet that
+    /// is gone, or was written once by whoever controls the store, and must not keep a fleet out for ever.
+    fn is_in_the_way(&mut self, signer: u64, period: u64, is_behind: bool) -> bool {
+        let Some(now) = self.ring.as_ref().and_then(RingHandle::now) else { return false };
+        if is_behind {
+            self.alone_since.remove(&(signer, period));
+            return false;
+        }
+        if self.alone_since.len() >= MOST_SAID {
+            self.alone_since.clear();
+        }
+        let since = *self.alone_since.entry((signer, period)).or_insert(now.monotonic);
+        now.monotonic.saturating_duration_since(since) >= FLEET_EXPIRY
+    }
+
+    /// What those have written who say that they have done so of late, whether it is believed or not.
+    fn recent_nodes(&mut self) -> Result<Vec<Vec<u8>>, Trouble> {
+        let name = Names(&self.node.namespace).nodes();
+        let records: HashMap<String, Vec<u8>> = value(self.ask(&[cmd("HGETALL").arg(name).take()])?.pop())?;
+        let time = whole_milliseconds(self.time);
+        let is_recent = |record: &Vec<u8>| written(record).is_some_and(|at| !is_lost(at, time));
+        Ok(records.into_values().filter(is_recent).collect())
+    }
+
+    /// What is written of the epoch's generation, if it is believed.
+    pub(super) fn written_generation(&mut self, epoch: u64, board: &Board) -> Result<Option<Generation>, Trouble> {
+        let Some(record) = &board.generation else { return Ok(None) };
+        match Generation::believe(record, &self.node.secret, self.place_of(epoch)) {
+            Ok(generation) if generation.follows(self.generation(epoch)) => Ok(Some(generation)),
+            Err(Unbelievable::ForeignSecret(theirs)) => self.stay_out(theirs).map(|()| None),
+            Ok(_) | Err(Unbelievable::Forged) => {
+                self.forged("the generation of an epoch");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the epoch's key is another than the one known here, which is destroyed then.
+    pub(super) fn hear_of_a_rotation(
         &mut self,
         epoch: u64,
-        board: &Board,
+        written: Option<Generation>,
         wall: SystemTime,
     ) -> Result<bool, Trouble> {
-        let known = self.generations.get(&epoch).copied();
         let ours = self.generation(epoch);
-        let place = self.place_of(epoch);
-        let written = match &board.generation {
-            None => None,
-            Some(record) => match Generation::believe(record, &self.node.secret, place) {
-                Ok(generation) if generation.follows(ours) => Some(generation),
-                Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
-                Ok(_) | Err(Unbelievable::Forged) => {
-                    self.forged("the generation of an epoch");
-                    None
-                }
-            },
-        };
-        let theirs = written.map_or(0, |written| written.number);
-        if let Some(written) = written.filter(|_| theirs > ours) {
+        if let Some(written) = written.filter(|written| written.number > ours) {
             let late = milliseconds(wall).saturating_sub(written.at);
             let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
             let had = ring.lend(Epoch(epoch), |_| ()).is_some();
@@ -157,6 +196,20 @@ impl RedisSource {
             }
             return Ok(true);
         }
+        Ok(false)
+    }
+
+    /// Has the store say which of the epoch's keys is the one.
+    pub(super) fn keep_the_generation(
+        &mut self,
+        epoch: u64,
+        board: &Board,
+        written: Option<Generation>,
+        wall: SystemTime,
+    ) -> Result<(), Trouble> {
+        let known = self.generations.get(&epoch).copied();
+        let ours = self.generation(epoch);
+        let theirs = written.map_or(0, |written| written.number);
         match known {
             // Forgotten by the store, or not there yet, or brought back from before.
             Some(known) if theirs < ours => self.spread(epoch, known, wall)?,
@@ -172,7 +225,7 @@ impl RedisSource {
         if self.unspread.remove(&epoch) && self.unspread.is_empty() {
             self.said.unspread = false;
         }
-        Ok(false)
+        Ok(())
     }
 
     pub(super) fn foreign(&mut self, theirs: u64) -> Trouble {

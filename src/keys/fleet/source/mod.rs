@@ -5,7 +5,7 @@ mod hand_over;
 mod look;
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt, mem,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -45,6 +45,8 @@ pub struct RedisSource {
     said: Said,
     renewed: Option<Instant>,
     greeted: Option<Instant>,
+    // Since when, by the ring's clock, nobody is behind what keeps this node out, by who signed it and for which period.
+    alone_since: HashMap<(u64, u64), Instant>,
     turned: Option<Instant>,
     // When it was last looked at, by the store's own clock.
     time: Duration,
@@ -164,6 +166,7 @@ impl RedisSource {
             said: Said::default(),
             renewed: None,
             greeted: None,
+            alone_since: HashMap::new(),
             turned: None,
             time: Duration::ZERO,
         }
@@ -263,11 +266,15 @@ impl RedisSource {
         self.take_secret();
         let board = self.read(epoch)?;
         self.look_at_the_clock(now.wall, board.time);
-        self.look_at_the_fleet(&board)?;
-        if self.look_at_the_generation(epoch, &board, now.wall)? {
+        let fleet = self.look_at_the_fleet(&board);
+        // Whoever keeps this node out does not keep it from hearing of the panic button.
+        let written = self.written_generation(epoch, &board)?;
+        if self.hear_of_a_rotation(epoch, written, now.wall)? {
             // What else was read is of an earlier one.
             return Ok(None);
         }
+        fleet?;
+        self.keep_the_generation(epoch, &board, written, now.wall)?;
 
         let held =
             ring.lend(Epoch(epoch), |key| Some((key.id(), sealed::commitment(key, self.place(epoch))?))).flatten();
@@ -279,9 +286,11 @@ impl RedisSource {
             None => None,
             Some(record) => match Claim::believe(record, &self.node.secret, self.place(epoch)) {
                 Ok(claim) => Some(claim),
-                Err(Unbelievable::ForeignSecret(theirs)) => return Err(self.foreign(theirs)),
-                Err(Unbelievable::Forged) => {
-                    self.forged("the claim to an epoch");
+                Err(unbelievable) => {
+                    match unbelievable {
+                        Unbelievable::ForeignSecret(theirs) => self.stay_out(theirs)?,
+                        Unbelievable::Forged => self.forged("the claim to an epoch"),
+                    }
                     // Out of the way: whoever has the key claims again, before anybody mints another.
                     let name = Names(&self.node.namespace).claim(epoch, generation);
                     self.ask(&[cmd("DEL").arg(name).take()])?;
