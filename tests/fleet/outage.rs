@@ -183,6 +183,31 @@ fn a_store_that_forgets_does_not_change_the_key() {
 }
 
 #[test]
+fn a_store_that_can_be_read_and_not_written_is_said_once() {
+    let (server, fleet) = (Server::start(), fleet());
+    let node = fleet.join(&server.url());
+    let mut connection = server.connection();
+    let mut set = |memory: &str| {
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(memory).exec(&mut connection).unwrap();
+    };
+    set("1");
+    let unreachable = Notice::StoreUnreachable("it has no memory left");
+    let count = |notice: Notice| node.notices().into_iter().filter(|there| *there == notice).count();
+    until("it is said", || (count(unreachable) > 0).then_some(()));
+    let looks = || {
+        let about: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).unwrap();
+        let calls = about.split("cmdstat_time:calls=").nth(1).and_then(|rest| rest.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    };
+    let before: u64 = looks();
+    until("it has looked often", || (looks() >= before + 10).then_some(()));
+    assert_eq!((count(unreachable), count(Notice::StoreReached)), (1, 0));
+    set("0");
+    until("it is said", || (count(Notice::StoreReached) == 1).then_some(()));
+    assert_eq!(count(unreachable), 1);
+}
+
+#[test]
 fn a_slow_store_delays_agreement_and_no_request() {
     let (server, fleet) = (Server::start(), fleet());
     let nodes: Vec<_> = (0..3).map(|_| fleet.join(&server.url())).collect();

@@ -61,21 +61,24 @@ impl RedisSource {
 
     pub(super) fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, Trouble> {
         let answer = self.store.ask(commands);
-        match (&answer, self.said.away) {
-            (Err(away), said) if said != Some(*away) => {
-                self.said.away = Some(*away);
+        if let Err(away) = &answer {
+            // A store that can be read only is of no use: this node has to write before the store is back.
+            self.greeted = None;
+            if self.said.away.replace(*away) != Some(*away) {
                 self.notice(Notice::StoreUnreachable(away.0));
             }
-            (Ok(_), Some(_)) => {
-                self.said.away = None;
-                self.notice(Notice::StoreReached);
-            }
-            _ => {}
         }
         if self.store.persists && !mem::replace(&mut self.said.persists, true) {
             self.notice(Notice::StorePersists);
         }
         Ok(answer?)
+    }
+
+    /// What is said when a whole turn has come to its end.
+    pub(super) fn look_at_the_store(&mut self, is_away: bool) {
+        if !is_away && self.greeted.is_some() && self.said.away.take().is_some() {
+            self.notice(Notice::StoreReached);
+        }
     }
 
     pub(super) fn look_at_the_clock(&mut self, wall: SystemTime, store: Duration) {

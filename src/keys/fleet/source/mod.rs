@@ -485,7 +485,8 @@ impl KeySource for RedisSource {
         }
         self.turned = Some(Instant::now());
         // Whatever is wrong was said.
-        let _ = self.attend();
+        let attended = self.attend();
+        self.look_at_the_store(matches!(attended, Err(Trouble::Away)));
         Some(TURN)
     }
 }
