@@ -168,11 +168,12 @@ fn a_node_that_was_not_seen_for_long_is_listed_as_long_as_it_may_have_a_key() {
     gate.shut();
     let mut connection = server.connection();
     let name = "ipveil:{edge}:nodes";
-    let mut age = |by: Duration| {
-        for node in &status.nodes {
-            let field = format!("{:016x}", node.member);
-            let record: Vec<u8> = connection.hget(name, &field).unwrap();
-            let _: () = connection.hset(name, &field, aged(&fleet.secret, &record, by)).unwrap();
+    let members: Vec<_> = status.nodes.iter().map(|node| format!("{:016x}", node.member)).collect();
+    let age = |by: Duration| {
+        let mut connection = server.connection();
+        for field in &members {
+            let record: Vec<u8> = connection.hget(name, field).unwrap();
+            let _: () = connection.hset(name, field, aged(&fleet.secret, &record, by)).unwrap();
         }
     };
     age(Duration::from_secs(300));
@@ -190,6 +191,10 @@ fn a_node_that_was_not_seen_for_long_is_listed_as_long_as_it_may_have_a_key() {
     // By its own account its key is over.
     age(DAY);
     until("one is listed", || (console.status(fleet.now()).unwrap().nodes.len() == 1).then_some(()));
+    // A node that comes finds what that one has left behind, and removes it.
+    let late = fleet.join(&server.url());
+    until("two are left", || (connection.hlen(name) == Ok(2)).then_some(()));
+    within(SOON, "agreement", || agreed([&near, &late]));
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! How a secret is replaced, and what a node with another one sees.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 use ipveil::keys::{
     KeyEvent, Notice,
-    fleet::{FleetError, FleetSecret, SecretHandle},
+    fleet::{Console, FleetError, FleetSecret, SecretHandle},
 };
 use redis::Commands as _;
 
@@ -33,6 +36,31 @@ fn another_secret_is_noticed_and_named_and_gets_no_key() {
     until("a status shows it", || console.status(fleet.now()).unwrap().strangers.contains(&ours).then_some(()));
     let mut wrong = other.console(&server.url());
     assert_eq!(wrong.status(fleet.now()).unwrap_err(), FleetError::ForeignSecret(theirs));
+}
+
+#[test]
+fn a_stranger_that_is_gone_is_none() {
+    let (server, fleet) = (Server::start(), fleet());
+    let node = fleet.join(&server.url());
+    let mut connection = server.connection();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let record = |at: Duration| {
+        let at = (at.as_millis() as u64).to_be_bytes();
+        [&[1][..], &[7; 8], &[8; 8], &at, &[9; 100]].concat()
+    };
+    let mut console = fleet.console(&server.url());
+    let strangers = |console: &mut Console| console.status(fleet.now()).unwrap().strangers;
+    let name = "ipveil:{edge}:nodes";
+    for (place, at) in [now - HOUR * 2, now + DAY * 365, now + DAY * 365_000_000].into_iter().enumerate() {
+        let _: () = connection.hset(name, format!("{place:016x}"), record(at)).unwrap();
+        assert!(strangers(&mut console).is_empty(), "{at:?}");
+    }
+    let _: () = connection.hset(name, "8".repeat(16), record(now)).unwrap();
+    assert_eq!(strangers(&mut console), [0x0707_0707_0707_0707]);
+    // Whoever comes puts in order what is there.
+    let other = fleet.join(&server.url());
+    until("it is gone", || (connection.hlen(name) == Ok(3)).then_some(()));
+    within(SOON, "agreement", || agreed([&node, &other]));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
         record::{Fleet, Generation, Node, Record, Unbelievable, is_lost, signer, written},
         store::value,
     },
-    RedisSource, Trouble, milliseconds, whole_milliseconds,
+    NODES_EXPIRY, RedisSource, Trouble, field, milliseconds, whole_milliseconds,
 };
 
 /// What is in the store for one epoch.
@@ -160,11 +160,38 @@ impl RedisSource {
 
     /// What those have written who say that they have done so of late, whether it is believed or not.
     fn recent_nodes(&mut self) -> Result<Vec<Vec<u8>>, Trouble> {
-        let name = Names(&self.node.namespace).nodes();
-        let records: HashMap<String, Vec<u8>> = value(self.ask(&[cmd("HGETALL").arg(name).take()])?.pop())?;
         let time = whole_milliseconds(self.time);
         let is_recent = |record: &Vec<u8>| written(record).is_some_and(|at| !is_lost(at, time));
-        Ok(records.into_values().filter(is_recent).collect())
+        Ok(self.nodes()?.into_values().filter(is_recent).collect())
+    }
+
+    fn nodes(&mut self) -> Result<HashMap<String, Vec<u8>>, Trouble> {
+        let name = Names(&self.node.namespace).nodes();
+        Ok(value(self.ask(&[cmd("HGETALL").arg(name).take()])?.pop())?)
+    }
+
+    /// Removes what nodes have left behind that did not end by themselves, and what never was of a node. It stays for an hour
+    /// after a node can have had a key.
+    pub(super) fn tidy(&mut self) -> Result<(), Trouble> {
+        if self.tidied.is_some_and(|tidied| tidied.elapsed() < FLEET_EXPIRY) {
+            return Ok(());
+        }
+        let nodes = self.nodes()?;
+        let (time, hour) = (whole_milliseconds(self.time), whole_milliseconds(NODES_EXPIRY));
+        let is_old = |(name, record): &(&String, &Vec<u8>)| {
+            match Node::believe(record, &self.node.secret, self.node.anywhere()) {
+                Ok(node) if field(node.member) == **name => node.until.max(node.at).saturating_add(hour) < time,
+                // A stranger that is there goes on saying what time it is.
+                _ => written(record).is_none_or(|at| at.abs_diff(time) > hour),
+            }
+        };
+        let old: Vec<_> = nodes.iter().filter(is_old).map(|(name, _)| name).collect();
+        if !old.is_empty() {
+            let name = Names(&self.node.namespace).nodes();
+            self.ask(&[cmd("HDEL").arg(name).arg(old).take()])?;
+        }
+        self.tidied = Some(Instant::now());
+        Ok(())
     }
 
     /// What is written of the epoch's generation, if it is believed.

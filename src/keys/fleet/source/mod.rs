@@ -45,6 +45,7 @@ pub struct RedisSource {
     said: Said,
     renewed: Option<Instant>,
     greeted: Option<Instant>,
+    tidied: Option<Instant>,
     // Since when, by the ring's clock, nobody is behind what keeps this node out, by who signed it and for which period.
     alone_since: HashMap<(u64, u64), Instant>,
     turned: Option<Instant>,
@@ -166,6 +167,7 @@ impl RedisSource {
             said: Said::default(),
             renewed: None,
             greeted: None,
+            tidied: None,
             alone_since: HashMap::new(),
             turned: None,
             time: Duration::ZERO,
@@ -391,6 +393,7 @@ impl RedisSource {
         let turned = self.turn(present.0, false);
         // Also if this node stays out: so that a status shows that there is such a one.
         self.greet()?;
+        self.tidy()?;
         turned?;
         if ring.lend(present, |_| ()).is_none() {
             // It may be one of its own, or none at all.
