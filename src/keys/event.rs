@@ -149,8 +149,11 @@ pub enum Notice {
         /// How late.
         by: Duration,
     },
-    /// This node was told to rotate, and can't tell the fleet. It will as soon as it can.
+    /// This node was told to rotate, and can't tell the fleet. It will as soon as it can: unless it is restarted before, and then
+    /// the key that the others still have comes back to it.
     RotationNotSpread,
+    /// This node was told to rotate, and the fleet has been told, or has no key any more of which it would have to be told.
+    RotationSpread,
     /// Two keys were made for one epoch; this node now has the one that the store names.
     SplitHealed,
     /// Nobody who has the epoch's key answers; the fleet takes another.
@@ -189,7 +192,11 @@ impl fmt::Display for Notice {
             Self::RotationHeardLate { by } => {
                 write!(f, "the fleet was told to rotate {} s ago; this node has done so only now", by.as_secs())
             }
-            Self::RotationNotSpread => f.write_str("this node has rotated and can't tell the fleet yet"),
+            Self::RotationNotSpread => f.write_str(
+                "this node has rotated and can't tell the fleet yet; if it is restarted before it can, the fleet goes on \
+                 with the old key, and so does this node",
+            ),
+            Self::RotationSpread => f.write_str("the fleet has been told that this node has rotated"),
             Self::SplitHealed => f.write_str("two keys were made for one epoch; this node has given up its own"),
             Self::HoldersGone => f.write_str("nobody who has the epoch's key answers; the fleet takes another"),
         }

@@ -226,6 +226,7 @@ fn a_rotation_that_could_not_be_told_is_told_when_it_can() {
     assert_eq!(near.key(), Some(key));
     gate.open();
     within(Duration::from_secs(8), "another key", || agreed([&near, &far]).filter(|next| *next != key));
+    until("it is said", || far.notices().contains(&Notice::RotationSpread).then_some(()));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use crate::{
     client::{ask, connect, get},
     edge::{Edge, Setup, before, start, until},
+    program::{ipveil, text},
     server::{answer, yes},
     store,
 };
@@ -288,4 +289,36 @@ fn a_fleets_secret_is_replaced_under_running_proxies() {
         let log = edge.log();
         assert!(!log.contains(&old[15..]) && !log.contains(&new[15..]) && !log.contains("horse"), "{log}");
     }
+}
+
+#[test]
+fn a_rotation_that_the_fleet_has_not_been_told_of_is_said() {
+    let (server, mut store) = (yes(), store::Server::start());
+    let secret = FleetSecret::generate().unwrap().to_string();
+    let more = format!(
+        "[keys.redis]\nurls = [\"{}\"]\nsecret = \"fleet.secret\"\n[admin]\nlisten = [\"unix:$FOLDER/admin\"]\n",
+        store.url()
+    );
+    let edge = Setup::new(&(before(server.address) + &more)).secret_file("fleet.secret", &secret).start();
+    let run = |command: &str| {
+        let output = ipveil().args(["keys", command, "--admin"]).arg(edge.path("admin")).output().unwrap();
+        (output.status.code(), text(&output.stdout).contains("not told to the fleet yet"))
+    };
+    let gauge = |value: u8| {
+        let metrics = edge.command("GET", "/metrics").answer();
+        metrics.text().contains(&format!("\nipveil_rotation_untold {value}\n")).then_some(())
+    };
+    assert_eq!(run("rotate-now"), (Some(0), false));
+    gauge(0).unwrap();
+    store.end();
+    // However often.
+    for _ in 0..2 {
+        assert_eq!(run("rotate-now"), (Some(1), true));
+        assert_eq!(run("status"), (Some(0), true));
+        gauge(1).unwrap();
+    }
+    store.begin();
+    until(|| gauge(0));
+    assert_eq!(run("status"), (Some(0), false));
+    assert_eq!(run("rotate-now"), (Some(0), false));
 }

@@ -186,11 +186,13 @@ impl Fleet {
 #[cfg(feature = "proxy")]
 fn one_proxy(socket: &Path, method: &str, target: &str, json: bool, output: &mut impl Write) -> Result<ExitCode> {
     let answer = crate::admin::ask(socket, method, target)?;
+    let key: Value = serde_json::from_slice(&answer)?;
+    let is_untold = key["fleet_told"] == json!(false);
+    let code = if is_untold && method == "POST" { ExitCode::from(1) } else { ExitCode::SUCCESS };
     if json {
         output.write_all(&answer)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code);
     }
-    let key: Value = serde_json::from_slice(&answer)?;
     let text = |name: &str| key[name].as_str().unwrap_or("none").to_owned();
     writeln!(output, "key         {}", text("key"))?;
     writeln!(output, "in memory   {}", text("protection"))?;
@@ -201,7 +203,13 @@ fn one_proxy(socket: &Path, method: &str, target: &str, json: bool, output: &mut
         let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(ends);
         writeln!(output, "destroyed   {}", humantime::format_rfc3339_seconds(ends))?;
     }
-    Ok(ExitCode::SUCCESS)
+    if is_untold {
+        writeln!(
+            output,
+            "rotation    not told to the fleet yet: the others still have the old key, and a restart brings it back here"
+        )?;
+    }
+    Ok(code)
 }
 
 /// There is none without the feature.

@@ -30,6 +30,7 @@ use tokio::{
 };
 
 use super::{
+    keys::SPREAD,
     listen::{Listening, SocketFile},
     metrics,
     site::{LOG, Site},
@@ -146,12 +147,16 @@ async fn answer(request: Request<Incoming>, may_command: bool, state: State) -> 
         }
         (method, "/bans") => bans(method, request.uri().query().unwrap_or_default(), &state),
         (&Method::POST, "/scrub") => scrub(request, &state).await,
-        (&Method::GET, "/keys") => keys(&state),
+        (&Method::GET, "/keys") => keys(&state, SPREAD.is_told()),
         (&Method::POST, "/keys/rotate") => {
             let ring = state.site.keys.clone();
-            let rotated = tokio::task::spawn_blocking(move || ring.rotate()).await;
+            let rotated = tokio::task::spawn_blocking(move || SPREAD.after(|| ring.rotate())).await;
             match rotated {
-                Ok(Ok(_)) => keys(&state),
+                Ok((Ok(_), is_told)) => keys(&state, is_told),
+                Ok((Err(_), Some(false))) => text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the old key is destroyed here, and there is no new one yet; the fleet has not been told yet\n",
+                ),
                 _ => text(StatusCode::SERVICE_UNAVAILABLE, "the old key is destroyed, and there is no new one yet\n"),
             }
         }
@@ -237,7 +242,7 @@ async fn scrub(request: Request<Incoming>, state: &State) -> Response<Full<Bytes
     }
 }
 
-fn keys(state: &State) -> Response<Full<Bytes>> {
+fn keys(state: &State, is_fleet_told: Option<bool>) -> Response<Full<Bytes>> {
     let key = state.site.keys.status();
     let keys = json!({
         "key": key.map(|key| key.id.to_string()),
@@ -245,6 +250,7 @@ fn keys(state: &State) -> Response<Full<Bytes>> {
         "ends": key.map(|key| seconds(key.until)),
         "degraded": key.is_some_and(|key| key.origin == Origin::Local),
         "protection": key.map(|key| key.protection.to_string()),
+        "fleet_told": is_fleet_told,
     });
     text(StatusCode::OK, &format!("{keys}\n"))
 }

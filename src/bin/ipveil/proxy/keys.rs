@@ -1,12 +1,15 @@
 //! The keys that the configuration asks for.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use ipveil::{
     KeyRing,
     keys::{
-        Epochs, KeyEvent, MemorySource, RuntimeFile, WhenUnavailable,
+        Epochs, KeyEvent, MemorySource, Notice, RuntimeFile, WhenUnavailable,
         fleet::{FleetSecret, RedisSource, SecretHandle, StoreAddress},
         journal::Journal,
     },
@@ -14,6 +17,49 @@ use ipveil::{
 
 use super::guard::Bans;
 use crate::config::{self, Config, Key};
+
+/// Whether the fleet has been told of this process's rotations. A process has one ring.
+pub(super) static SPREAD: Spread = Spread { state: Mutex::new(None), changed: Condvar::new() };
+
+pub(super) struct Spread {
+    // None without a fleet.
+    state: Mutex<Option<Told>>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Told {
+    // How often it was said of a rotation whether the fleet has been told.
+    count: u64,
+    is_untold: bool,
+}
+
+impl Spread {
+    /// Whether the fleet has been told of all rotations; nothing without a fleet.
+    pub(super) fn is_told(&self) -> Option<bool> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).map(|told| !told.is_untold)
+    }
+
+    /// Does what rotates, and waits until it is known whether the fleet has been told; nothing without a fleet.
+    pub(super) fn after<R>(&self, rotate: impl FnOnce() -> R) -> (R, Option<bool>) {
+        let before = self.state.lock().unwrap_or_else(PoisonError::into_inner).map(|told| told.count);
+        let rotated = rotate();
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_unknown = |told: &mut Option<Told>| told.map(|told| told.count) == before && before.is_some();
+        let (told, wait) =
+            self.changed.wait_timeout_while(state, LONGEST_SPREAD, is_unknown).unwrap_or_else(PoisonError::into_inner);
+        (rotated, told.map(|told| !told.is_untold && !wait.timed_out()))
+    }
+
+    fn hear(&self, notice: Notice) {
+        if let Notice::RotationSpread | Notice::RotationNotSpread = notice {
+            let mut told = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = told.map_or(0, |told| told.count);
+            *told = Some(Told { count: count + 1, is_untold: notice == Notice::RotationNotSpread });
+            self.changed.notify_all();
+        }
+    }
+}
 
 pub(super) fn epochs(config: &Config) -> anyhow::Result<Epochs> {
     Epochs::every(config.keys.period).context(Key::new(["keys", "period"]))
@@ -40,6 +86,7 @@ pub(super) fn ring(
         (None, Some(fleet)) => {
             let source = self::fleet(fleet)?;
             secret = Some(source.secret_handle());
+            *SPREAD.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told::default());
             KeyRing::builder(source, epochs)
         }
         (None, None) => KeyRing::builder(MemorySource, epochs),
@@ -48,8 +95,10 @@ pub(super) fn ring(
     let record = journal.as_ref().map(Journal::recorder);
     let bans = Arc::clone(bans);
     let ring = builder.when_unavailable(when).on_event(move |event| {
-        if matches!(event, KeyEvent::Destroyed { .. }) {
-            bans.forget_names();
+        match event {
+            KeyEvent::Destroyed { .. } => bans.forget_names(),
+            KeyEvent::Noticed { notice, .. } => SPREAD.hear(notice),
+            _ => {}
         }
         if let Some(record) = &record {
             record(event);
@@ -82,3 +131,6 @@ pub(super) fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
         .with_context(|| fleet.secret.display().to_string())
         .context(Key::new(["keys", "redis", "secret"]))
 }
+
+/// How long a source may take to end a turn, and to find that it can't tell the fleet: twice four seconds, and some.
+const LONGEST_SPREAD: Duration = Duration::from_secs(10);

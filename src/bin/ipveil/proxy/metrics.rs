@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{admin::seconds, site::Site, worker::Workers};
+use super::{admin::seconds, keys::SPREAD, site::Site, worker::Workers};
 
 /// The counts of one thread, which no other one writes to.
 #[derive(Debug, Default)]
@@ -187,6 +187,11 @@ impl Collector for Counts {
         )?;
         let end = key.map_or(0, |key| seconds(key.until));
         out.gauge("key_end_timestamp_seconds", "When the key is destroyed, in seconds since 1970", end)?;
+        out.gauge(
+            "rotation_untold",
+            "Whether this node has rotated, and has not been able to tell its fleet",
+            (SPREAD.is_told() == Some(false)).into(),
+        )?;
         let bans = self.site.bans.as_ref().map_or(0, |bans| bans.list().len());
         out.gauge("bans", "Pseudonyms that are banned", bans as u64)?;
         out.servers(&self.site)

@@ -47,6 +47,15 @@ impl RedisSource {
         Ok(())
     }
 
+    /// What the fleet has been told of rotations, or need not hear any more.
+    pub(super) fn spread_no_more(&mut self, is_spread: impl Fn(&u64) -> bool) {
+        let was_empty = self.unspread.is_empty();
+        self.unspread.retain(|epoch| !is_spread(epoch));
+        if !was_empty && self.unspread.is_empty() {
+            self.notice(Notice::RotationSpread);
+        }
+    }
+
     pub(super) fn next_generation(&mut self, epoch: u64, wall: SystemTime) -> Result<(), Trouble> {
         let generation = Generation { number: self.generation(epoch) + 1, at: milliseconds(wall) };
         self.enter(epoch, generation, true);

@@ -252,9 +252,7 @@ impl RedisSource {
             _ => {}
         }
         self.signed.insert(epoch);
-        if self.unspread.remove(&epoch) && self.unspread.is_empty() {
-            self.said.unspread = false;
-        }
+        self.spread_no_more(|spread| *spread == epoch);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ mod look;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fmt, mem,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -121,7 +121,6 @@ struct Said {
     forged: HashSet<&'static str>,
     period: Option<u64>,
     skewed: bool,
-    unspread: bool,
 }
 
 /// Why there is no key now.
@@ -244,7 +243,7 @@ impl RedisSource {
         self.slots.retain(|epoch, _| is_kept(epoch));
         self.generations.retain(|epoch, _| is_kept(epoch));
         self.signed.retain(is_kept);
-        self.unspread.retain(is_kept);
+        self.spread_no_more(|epoch| !is_kept(epoch));
     }
 
     /// Uses the secret that came in the place of the one before, if one has.
@@ -474,11 +473,13 @@ impl KeySource for RedisSource {
         for (epoch, generation) in entered {
             if self.spread(epoch, generation, now.wall).is_err() {
                 self.unspread.insert(epoch);
+            } else {
+                self.unspread.remove(&epoch);
             }
         }
-        if !self.unspread.is_empty() && !mem::replace(&mut self.said.unspread, true) {
-            self.notice(Notice::RotationNotSpread);
-        }
+        // Each time one or the other: whoever has rotated waits for it.
+        let is_spread = self.unspread.is_empty();
+        self.notice(if is_spread { Notice::RotationSpread } else { Notice::RotationNotSpread });
     }
 
     fn tend(&mut self) -> Option<Duration> {
