@@ -81,30 +81,43 @@ fn a_store_is_reached_through_tls_and_only_if_its_certificate_is_good() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let port = free_port().to_string();
-    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
-    let tls = ["--tls-port", &port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"];
-    let _server = Server::start_with(&[&["--save", "", "--tls-ca-cert-file", certificate], &tls[..]].concat());
-    let play = |roots: &str| {
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    // A certificate, in a file, and a store that has it.
+    let make = |name: &str, end: i32| {
+        let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(end, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let (certificate, key_file) = (path(name), path("key.pem"));
+        std::fs::write(&certificate, parameters.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let port = free_port();
+        let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key_file, "--tls-ca-cert-file", &certificate];
+        let tls = ["--save", "", "--tls-auth-clients", "no", "--tls-port", &port.to_string()];
+        (Server::start_with(&[&tls[..], &files].concat()), port, certificate)
+    };
+    let (_server, port, certificate) = make("cert.pem", 4096);
+    let (_expired, expired_port, expired) = make("expired.pem", 2020);
+    let (_other, _, stranger) = make("stranger.pem", 4096);
+    let play = |host: &str, port: u16, roots: &str| {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args([TEST, "--exact", "--nocapture"])
-            .env("IPVEIL_TEST_URL", format!("rediss://localhost:{port}"))
+            .env("IPVEIL_TEST_URL", format!("rediss://{host}:{port}"))
             .env("SSL_CERT_FILE", roots)
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let good = play(certificate);
+    let good = play("localhost", port, &certificate);
     assert!(good.contains("degraded: false"), "{good}");
-    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let stranger = directory.path().join("stranger.pem");
-    std::fs::write(&stranger, other.cert.pem()).unwrap();
-    let bad = play(stranger.to_str().unwrap());
-    assert!(bad.contains("degraded: true") && bad.contains("StoreUnreachable"), "{bad}");
+    for (host, port, roots, why) in [
+        ("localhost", port, &stranger, "nobody whom this machine trusts has signed its certificate"),
+        ("127.0.0.1", port, &certificate, "its certificate is for another name"),
+        ("localhost", expired_port, &expired, "its certificate has expired"),
+        ("localhost", port, &path("nothing"), "this machine's roots of trust are missing or can't be read"),
+    ] {
+        let bad = play(host, port, roots);
+        assert!(bad.contains("degraded: true") && bad.contains(why), "{bad}");
+    }
 }
 
 #[test]

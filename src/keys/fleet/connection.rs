@@ -35,7 +35,7 @@ impl Connection {
             }
             #[cfg(unix)]
             ConnectionAddr::Unix(path) => Box::new(Bounded::new(unix(path, until)?)),
-            _ => return Err((ErrorKind::InvalidClientConfig, "not an address on this system").into()),
+            _ => return Err((ErrorKind::Client, "not an address on this system").into()),
         };
         let mut connection = Self { stream, parser: Parser::new() };
         let redis = to.redis_settings();
@@ -92,13 +92,11 @@ fn unix(path: &Path, until: Instant) -> io::Result<Socket> {
 
 /// The system's roots, or those that `SSL_CERT_FILE` names.
 fn settings() -> RedisResult<ClientConfig> {
-    let mut found = rustls_native_certs::load_native_certs();
-    if let Some(error) = found.errors.pop() {
-        return Err(error.into());
-    }
+    let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    for certificate in found.certs {
-        roots.add(certificate)?;
+    let is_whole = found.errors.is_empty() && found.certs.into_iter().all(|root| roots.add(root).is_ok());
+    if !is_whole || roots.is_empty() {
+        return Err((ErrorKind::InvalidClientConfig, "no roots").into());
     }
     Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }

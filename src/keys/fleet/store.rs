@@ -1,11 +1,17 @@
 //! The bulletin board: what is read from it and written to it, and how it can fail.
 
-use std::time::{Duration, Instant};
+use std::{
+    error::Error,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use redis::{
     Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, RedisResult,
     ServerErrorKind, Value, cmd, from_redis_value,
 };
+use rustls::CertificateError;
 
 use super::{FleetError, connection::Connection};
 
@@ -234,7 +240,13 @@ pub(super) fn value<T: FromRedisValue>(answer: Option<Value>) -> Result<T, Away>
 }
 
 fn reason(error: &RedisError) -> &'static str {
+    if let Some(error) = in_tls(error) {
+        return reason_in_tls(error);
+    }
     match error.kind() {
+        ErrorKind::InvalidClientConfig => {
+            "this machine's roots of trust are missing or can't be read (SSL_CERT_FILE names others)"
+        }
         _ if error.is_timeout() => "it does not answer in time",
         _ if error.is_connection_refusal() => "it takes no connections",
         ErrorKind::AuthenticationFailed => "it refuses the user or the password",
@@ -251,6 +263,34 @@ fn reason(error: &RedisError) -> &'static str {
         },
         ErrorKind::Io => "the connection failed",
         _ => UNFIT,
+    }
+}
+
+/// What rustls says, which is inside of what the system would say, if anything is.
+fn in_tls(error: &RedisError) -> Option<&rustls::Error> {
+    let inside: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
+    inside.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
+}
+
+fn reason_in_tls(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::InvalidCertificate(why) => match why {
+            // The second, if one has the name of a root.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "nobody whom this machine trusts has signed its certificate"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "its certificate has expired",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet"
+            }
+            _ => "its certificate is of no use",
+        },
+        rustls::Error::AlertReceived(_) => "it ends the handshake of TLS (does it ask for a client's certificate?)",
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS",
+        _ => "it speaks another TLS",
     }
 }
 
