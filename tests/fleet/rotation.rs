@@ -110,6 +110,27 @@ fn a_generation_that_can_not_grow_does_not_take_the_panic_button_away() {
 }
 
 #[test]
+fn a_node_that_comes_after_thousands_of_rotations_has_the_fleets_key() {
+    let (server, fleet) = (Server::start(), fleet());
+    let node = fleet.join(&server.url());
+    let mut connection = server.connection();
+    let mut key = within(SOON, "a key", || node.key());
+    for number in [1_000, 2_000, 3_000] {
+        for epoch in [20_000, 20_001] {
+            let name = format!("ipveil:{{edge}}:{epoch}:generation");
+            let _: () = connection.set(name, stolen(&fleet.secret, epoch, number)).unwrap();
+        }
+        key = within(SOON, "another key", || node.key().filter(|next| *next != key));
+    }
+    let late = fleet.join(&server.url());
+    within(SOON, "the fleet's key", || (late.key() == Some(key)).then_some(()));
+    fleet.clock.advance(DAY);
+    let next = within(SOON, "the next key", || agreed([&node, &late]));
+    assert_ne!(next, key);
+    assert!(!late.notices().contains(&Notice::Forged("the generation of an epoch")));
+}
+
+#[test]
 fn the_console_rotates_over_whatever_is_in_the_place_of_a_generation() {
     let (server, fleet) = (Server::start(), fleet());
     let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];

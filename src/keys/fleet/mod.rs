@@ -42,7 +42,7 @@
 //!
 //! Together with access to the store: join, and have the keys of the epochs from then on, until the secret is replaced. Not
 //! those of epochs that have ended. He can rotate the fleet as often as he likes, but can't keep it from rotating: a generation
-//! more than a thousand ahead of the one that a node knows is none.
+//! more than a thousand ahead of the one that a node knows is none. One that knows of none starts from what the others say.
 //!
 //! # Bad days
 //!

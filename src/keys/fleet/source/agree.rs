@@ -20,7 +20,8 @@ use super::{
 impl RedisSource {
     pub(super) fn enter(&mut self, epoch: u64, generation: Generation, is_fresh: bool) {
         self.generations.insert(epoch, generation);
-        self.signed.remove(&epoch);
+        // What rotates an epoch rotates the next one, too: this node looks there again.
+        self.signed.retain(|signed| *signed != epoch && epoch.checked_add(1) != Some(*signed));
         // Whoever has rotated waits for it to be seen.
         self.greeted = None;
         // Dropped: what was sealed for the one before opens no more.

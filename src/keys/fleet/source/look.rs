@@ -199,12 +199,28 @@ impl RedisSource {
         let Some(record) = &board.generation else { return Ok(None) };
         match Generation::believe(record, &self.node.secret, self.place_of(epoch)) {
             Ok(generation) if generation.follows(self.generation(epoch)) => Ok(Some(generation)),
+            // Whoever comes late has not heard of all those before.
+            Ok(generation)
+                if !self.generations.contains_key(&epoch) && generation.follows(self.told_generation(epoch)?) =>
+            {
+                Ok(Some(generation))
+            }
             Err(Unbelievable::ForeignSecret(theirs)) => self.stay_out(theirs).map(|()| None),
             Ok(_) | Err(Unbelievable::Forged) => {
                 self.forged("the generation of an epoch");
                 Ok(None)
             }
         }
+    }
+
+    /// The highest generation that nodes say they are in. What rotates an epoch rotates the next one, too.
+    fn told_generation(&mut self, epoch: u64) -> Result<u64, Trouble> {
+        let nodes = self.recent_nodes()?;
+        let node = |record: &Vec<u8>| Node::believe(record, &self.node.secret, self.node.anywhere()).ok();
+        let nodes =
+            nodes.iter().filter_map(node).filter(|node| epoch.checked_sub(node.epoch).is_some_and(|by| by <= 1));
+        // A number that can't grow is no bound, whoever has signed it.
+        Ok(nodes.map(|node| node.generation).filter(|told| *told <= u64::MAX / 2).max().unwrap_or(0))
     }
 
     /// Whether the epoch's key is another than the one known here, which is destroyed then.
