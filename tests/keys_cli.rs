@@ -195,6 +195,21 @@ fn a_secret_that_is_none_and_an_empty_namespace_are_clear_messages() {
     fs::set_permissions(&typed, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let error = run(&typed);
     assert!(text(&error.stderr).contains("new-secret") && !text(&error.stderr).contains("horse"));
+    let error = run(&directory.path().join("missing"));
+    assert_eq!(text(&error.stderr).matches("No such file").count(), 1, "{}", text(&error.stderr));
+}
+
+#[test]
+fn what_says_which_fleet_is_refused_for_one_proxy() {
+    for more in [&["--cluster"][..], &["--sentinel", "x"], &["--namespace", "x"], &["--redis", "x"]] {
+        for command in ["status", "rotate-now"] {
+            let output = ipveil_keys(&[&[command, "--admin", "/nowhere"], more].concat());
+            let error = text(&output.stderr);
+            assert!(output.status.code() == Some(2) && error.contains("cannot be used with"), "{more:?}: {error}");
+        }
+    }
+    let output = ipveil_keys(&["rotate-now", "--admin", "/nowhere", "--wait", "1"]);
+    assert!(text(&output.stderr).contains("cannot be used with"));
 }
 
 #[test]

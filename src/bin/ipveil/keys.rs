@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use ipveil::keys::{
     fleet::{Console, FleetSecret, FleetStatus, NodeStatus, StoreAddress},
@@ -84,7 +84,7 @@ struct Fleet {
     secret_file: Option<PathBuf>,
 
     /// Not a fleet, but the proxy that takes commands at this Unix socket, whatever its keys come from.
-    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["redis", "redis_file", "secret_file"])]
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = FLEET_ONLY)]
     admin: Option<PathBuf>,
 
     /// Answers in JSON.
@@ -92,13 +92,16 @@ struct Fleet {
     json: bool,
 }
 
+/// What says which fleet, and how it is reached.
+const FLEET_ONLY: [&str; 6] = ["redis", "redis_file", "sentinel", "cluster", "namespace", "secret_file"];
+
 #[derive(Args)]
 struct RotateNow {
     #[command(flatten)]
     fleet: Fleet,
 
     /// How many seconds to wait until all nodes have heard of it.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, conflicts_with = "admin")]
     wait: u64,
 }
 
@@ -177,7 +180,8 @@ impl Fleet {
             },
         };
         let path = self.secret_file.as_deref().context("expected --secret-file")?;
-        let secret = FleetSecret::read(path).with_context(|| format!("{}", path.display()))?;
+        // The error says all that is in it.
+        let secret = FleetSecret::read(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
         Ok(Console::new(store, &self.namespace, secret)?)
     }
 }

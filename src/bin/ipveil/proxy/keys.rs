@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use ipveil::{
     KeyRing,
     keys::{
@@ -127,8 +127,9 @@ pub(super) fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
 }
 
 pub(super) fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
+    // The error says all that is in it.
     FleetSecret::read(&fleet.secret)
-        .with_context(|| fleet.secret.display().to_string())
+        .map_err(|error| anyhow!("{}: {error}", fleet.secret.display()))
         .context(Key::new(["keys", "redis", "secret"]))
 }
 
