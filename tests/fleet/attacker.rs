@@ -161,8 +161,10 @@ fn entries_that_are_cut_or_are_of_another_type_make_nobody_panic() {
         // And then something else altogether.
         let _: () = connection.del(name).unwrap();
         let _: () = connection.lpush(name, "x").unwrap();
-        thread::sleep(Duration::from_millis(300));
-        let _: () = connection.del(name).unwrap();
+        until("it is put right", || {
+            let kind: String = redis::cmd("TYPE").arg(name).query(&mut connection).unwrap();
+            (kind != "list").then_some(())
+        });
     }
     within(Duration::from_secs(10), "agreement", || agreed(&nodes));
     // He could have the fleet take another, and has not: the key was in use all the time.

@@ -257,6 +257,7 @@ fn reason(error: &RedisError) -> &'static str {
         ErrorKind::Server(ServerErrorKind::BusyLoading) => "it is still loading",
         ErrorKind::Server(_) | ErrorKind::Extension => match error.code() {
             Some("NOAUTH" | "WRONGPASS") => "it refuses the user or the password",
+            Some("WRONGTYPE") => OF_ANOTHER_TYPE,
             Some("OOM") => "it has no memory left",
             Some("MISCONF") => "it can't write to its disk, and refuses commands",
             _ => "it does not know a command (expected Redis 7 or later, or Valkey), or refuses it",
@@ -294,6 +295,8 @@ fn reason_in_tls(error: &rustls::Error) -> &'static str {
     }
 }
 
+/// Nobody of the fleet has put that there.
+pub(super) const OF_ANOTHER_TYPE: &str = "something in it is of another type";
 const UNFIT: &str = "it does not answer as a store should";
 /// How long the store may take to answer all that is asked in one turn.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);

@@ -13,7 +13,7 @@ use super::{
         super::{Epoch, Notice, Reason, RingHandle},
         Names,
         record::{Fleet, Generation, Node, Record, Unbelievable, is_lost, signer, written},
-        store::value,
+        store::{OF_ANOTHER_TYPE, value},
     },
     NODES_EXPIRY, RedisSource, Trouble, field, milliseconds, whole_milliseconds,
 };
@@ -31,8 +31,22 @@ pub(super) struct Board {
 
 impl RedisSource {
     pub(super) fn read(&mut self, epoch: u64) -> Result<Board, Trouble> {
-        let names = Names(&self.node.namespace);
+        self.looking_at = epoch;
         let generation = self.generation(epoch);
+        if self.cluttered.remove(&epoch) {
+            // What others have put there, they put there again: as for a store that forgets.
+            let names = Names(&self.node.namespace);
+            let all = [
+                names.fleet(),
+                names.nodes(),
+                names.generation(epoch),
+                names.claim(epoch, generation),
+                names.members(epoch, generation),
+                names.sealed(epoch, generation),
+            ];
+            self.ask(&[cmd("DEL").arg(&all).take()])?;
+        }
+        let names = Names(&self.node.namespace);
         let commands = [
             cmd("GET").arg(names.fleet()).take(),
             cmd("GET").arg(names.generation(epoch)).take(),
@@ -64,6 +78,9 @@ impl RedisSource {
         if let Err(away) = &answer {
             // A store that can be read only is of no use: this node has to write before the store is back.
             self.greeted = None;
+            if away.0 == OF_ANOTHER_TYPE {
+                self.cluttered.insert(self.looking_at);
+            }
             if self.said.away.replace(*away) != Some(*away) {
                 self.notice(Notice::StoreUnreachable(away.0));
             }

@@ -49,8 +49,11 @@ pub struct RedisSource {
     // Since when, by the ring's clock, nobody is behind what keeps this node out, by who signed it and for which period.
     alone_since: HashMap<(u64, u64), Instant>,
     turned: Option<Instant>,
-    // When it was last looked at, by the store's own clock.
+    // When it was last looked at, by the store's own clock, and for which epoch.
     time: Duration,
+    looking_at: u64,
+    // For which epochs there is something of a type that can't be read.
+    cluttered: HashSet<u64>,
 }
 
 /// The fleet secret of a source that is in use, to be replaced: made by [`RedisSource::secret_handle`].
@@ -170,6 +173,8 @@ impl RedisSource {
             alone_since: HashMap::new(),
             turned: None,
             time: Duration::ZERO,
+            looking_at: 0,
+            cluttered: HashSet::new(),
         }
     }
 
@@ -243,6 +248,7 @@ impl RedisSource {
         self.slots.retain(|epoch, _| is_kept(epoch));
         self.generations.retain(|epoch, _| is_kept(epoch));
         self.signed.retain(is_kept);
+        self.cluttered.retain(is_kept);
         self.spread_no_more(|epoch| !is_kept(epoch));
     }
 
