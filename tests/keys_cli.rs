@@ -138,6 +138,21 @@ fn a_fleet_is_shown_and_rotated() {
 }
 
 #[test]
+fn a_node_whose_epochs_are_of_another_length_is_shown_as_such() {
+    let (server, (_directory, path)) = (Server::start(), secret());
+    let url = server.url();
+    let _one = node(&url, "one", &path);
+    let other = RedisSource::new(StoreAddress::single(&url).unwrap(), FleetSecret::read(&path).unwrap());
+    let _other = KeyRing::start(other.namespace("edge").unwrap().node("other").unwrap(), Epochs::hourly()).unwrap();
+    until("it is shown", || {
+        let common = ["--redis", &url, "--namespace", "edge", "--secret-file", path.to_str().unwrap()];
+        let shown = ipveil_keys(&[&["status"], &common[..]].concat());
+        let is_it = |line: &str| line.contains("  other  ") && line.contains("its epochs are of another length");
+        text(&shown.stdout).lines().any(is_it).then_some(())
+    });
+}
+
+#[test]
 fn a_rotation_is_reported_only_if_keys_have_changed() {
     let (server, (_directory, path)) = (Server::start(), secret());
     let (one, two) = (node(&server.url(), "one", &path), node(&server.url(), "two", &path));

@@ -49,7 +49,12 @@
 //! No request waits for the store. While it is away the keys that nodes have remain in use until their epoch ends. Everything
 //! in the store expires with the epoch, by the store's own clock, counted from when it was written: a store whose clock is
 //! wrong does not lose claims. What is wrong is told as a [`Notice`](super::Notice): another secret or another length
-//! of epochs in the namespace, a clock that differs by more than [`RedisSource::SKEW`], a rotation that was heard of late.
+//! of epochs in the namespace, a clock that differs by more than [`RedisSource::SKEW`], a rotation that was heard of late. A
+//! rotation that a node could not tell the fleet is kept in mind until it can, but not through a restart: then the node gets the
+//! key again that the others still have. [`Notice::RotationNotSpread`](super::Notice::RotationNotSpread) says so.
+//!
+//! Every second each node says in the store how it is, for a [`Console`]: by the store's clock, since its own may differ. It is listed
+//! for as long as it may have a key, whether or not it is seen.
 //!
 //! Private halves are destroyed by the thread that talks to the store. It is busy for at most four seconds with one turn,
 //! however the store behaves, and has no more than two to end before it hears that an epoch has ended or that somebody has
