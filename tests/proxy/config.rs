@@ -30,7 +30,7 @@ fn what_is_wrong_is_said_with_its_place_and_never_quoted() {
         ("[privacy]\nrange = \"fd00::/8\"", 2, "privacy.range", ""),
         ("[privacy]\nstrip = [\"hunter2 [\"]", 2, "privacy.strip", ""),
         ("[privacy]\nscope = \"host\"", 1, "privacy.hosts", "expected the names of your sites"),
-        ("[deny]\nnetworks = [\"unix\"]", 2, "deny.networks.0", "expected a network"),
+        ("[deny]\nnetworks = [\"unix\"]", 2, "deny.networks.0", "expected an address, a CIDR"),
         ("[view.app]\nshape = \"hunter2\"", 2, "view.app.shape", "expected"),
         (
             "[view.app]\nshape = \"address\"\nheader = \"hunter2 x\"\n[view.log]\nshape = \"token\"",
