@@ -8,8 +8,8 @@
 //!    the ring, rotates and destroys on time, with or without traffic. Another asks the source, so that one that takes its
 //!    time delays nothing.
 //! 4. **No key is used past its epoch.** Each use compares the clock with the key's end: the wall clock, and a
-//!    monotonic one in case somebody sets the wall clock back. When no key is valid, whatever would have been
-//!    hashed is withheld.
+//!    monotonic one in case somebody sets the wall clock back. A key that comes from a file or from another node brings
+//!    with it how long it lives still. When no key is valid, whatever would have been hashed is withheld.
 //! 5. [`KeyRing::rotate`] is the panic button: the live key is destroyed now, another takes over.
 //!
 //! | source | keys are the same for | after a restart |
@@ -63,7 +63,7 @@ mod untold;
 
 use std::{
     fmt,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 #[cfg(unix)]
@@ -154,6 +154,17 @@ impl Epochs {
         let start = self.start(epoch);
         start.checked_add(self.period).unwrap_or(start)
     }
+
+    /// How long before an epoch ends the next key is asked for, at the earliest.
+    fn ahead(self) -> Duration {
+        (self.period / 10).min(Duration::from_secs(30))
+    }
+
+    /// How long a key that is made now for `epoch` lives: at most an epoch, and the time that it was made ahead, however far
+    /// back the wall clock is.
+    fn life(self, epoch: Epoch, wall: SystemTime) -> Duration {
+        until(self.end(epoch), wall).min(self.period + self.ahead())
+    }
 }
 
 /// Since 1970. Before that is a clock that was never set: 0, until it is.
@@ -194,6 +205,8 @@ impl fmt::Debug for KeyId {
 pub struct EpochKey {
     secret: Secret,
     origin: Origin,
+    // By the ring's monotonic clock; nothing if its source has not said.
+    last: Option<Instant>,
 }
 
 impl EpochKey {
@@ -214,13 +227,24 @@ impl EpochKey {
     ///
     /// [`KeyError::Memory`] if the system has no memory to give; the bytes are wiped all the same.
     pub fn take(bytes: &mut [u8; 32]) -> Result<Self, KeyError> {
-        Secret::take(bytes).map(|secret| Self { secret, origin: Origin::Minted })
+        Secret::take(bytes).map(|secret| Self { secret, origin: Origin::Minted, last: None })
     }
 
     /// Says where the key is from, for events and journals. Without it, it was minted here.
     #[must_use]
     pub fn from_origin(mut self, origin: Origin) -> Self {
         self.origin = origin;
+        self
+    }
+
+    /// Says when it is over at the latest, by the ring's monotonic clock ([`RingHandle::now`]). A ring gives each key that it
+    /// gets an epoch's life; without this, one that was in use before, in another process or on another node, would begin a
+    /// new one there if the wall clock was set back in between.
+    ///
+    /// Said twice, the earlier counts.
+    #[must_use]
+    pub fn over_by(mut self, last: Instant) -> Self {
+        self.last = Some(self.last.map_or(last, |before| before.min(last)));
         self
     }
 
@@ -255,6 +279,8 @@ impl fmt::Debug for EpochKey {
 /// - A request that was answered is never repeated, so a source has no reason to keep what it has given. One that failed
 ///   is asked again.
 /// - Nodes that share a source get the same key for the same request, or their pseudonyms differ.
+/// - A key that outlives the process, or is handed on to another, takes with it how much longer it may live, and the ring is told
+///   ([`EpochKey::over_by`]). Otherwise it lives as long as somebody sets the wall clock back and restarts.
 ///
 /// All methods but [`key`](Self::key) have a default, which is right for a source that keeps nothing.
 pub trait KeySource: Send {

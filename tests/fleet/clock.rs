@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ipveil::keys::{Epochs, KeyEvent, ManualClock, Notice, fleet::FleetSecret};
+use ipveil::keys::{Epochs, KeyEvent, KeyId, ManualClock, Notice, fleet::FleetSecret};
 
 use crate::{
     gate::Gate,
@@ -44,6 +44,54 @@ fn a_key_that_was_destroyed_does_not_come_back_when_the_clock_is_set_back() {
     fleet.clock.advance(DAY);
     let third = within(SOON, "another key", || agreed(&nodes));
     assert!(third != key && third != second);
+}
+
+#[test]
+fn a_key_that_goes_from_node_to_node_lives_no_longer_than_on_one() {
+    let (server, minute) = (Server::start(), Duration::from_secs(60));
+    let fleet = Fleet { epochs: Epochs::hourly(), ..fleet() };
+    let begin = DAY * 20_000 + HOUR * 12 + minute;
+    fleet.clock.set_wall(begin);
+    let mut node = fleet.join(&server.url());
+    let mut seen: Vec<(KeyId, u32)> = vec![(node.key().unwrap(), 0)];
+    // Each node joins when the clock was set back, and takes over what the one before has.
+    for step in 1..20 {
+        fleet.clock.advance(11 * minute);
+        fleet.clock.set_wall(begin);
+        let next = fleet.join(&server.url());
+        drop(std::mem::replace(&mut node, next));
+        let key = until("a key of the fleet's", || node.key());
+        match seen.iter().find(|(seen, _)| *seen == key) {
+            // An epoch, what a slow clock is allowed, and not a step more.
+            Some((_, first)) => assert!(11 * (step - first) < 66, "{} minutes", 11 * (step - first)),
+            None => seen.push((key, step)),
+        }
+    }
+    assert!(seen.len() > 1);
+}
+
+#[test]
+fn a_node_that_takes_a_key_over_has_it_as_long_as_the_one_that_made_it() {
+    let (server, minute) = (Server::start(), Duration::from_secs(60));
+    let fleet = Fleet { epochs: Epochs::hourly(), ..fleet() };
+    let begin = DAY * 20_000 + HOUR * 12 + minute;
+    fleet.clock.set_wall(begin);
+    let first = fleet.join(&server.url());
+    let key = first.key().unwrap();
+    fleet.clock.advance(55 * minute);
+    fleet.clock.set_wall(begin);
+    let second = fleet.join(&server.url());
+    within(SOON, "the fleet's key", || (second.key() == Some(key)).then_some(()));
+    drop(first);
+    // Four minutes until its epoch ends, and six for nodes whose clocks are slow.
+    fleet.clock.advance(10 * minute - Duration::from_secs(1));
+    assert_eq!(second.key(), Some(key));
+    fleet.clock.advance(Duration::from_secs(1));
+    assert_ne!(second.keys.key_id(), Some(key), "from the very moment");
+    // A third gets it from nobody: the fleet goes on to another.
+    let third = fleet.join(&server.url());
+    let other = within(Duration::from_secs(8), "another key", || agreed([&second, &third]));
+    assert_ne!(other, key);
 }
 
 #[test]

@@ -11,10 +11,13 @@ use std::{
 
 use ipveil::{
     KeyRing,
-    keys::{EpochKey, Epochs, KeyEvent, ManualClock, MemorySource},
+    keys::{
+        EpochKey, Epochs, KeyError, KeyEvent, KeyRequest, KeySource, ManualClock, MemorySource, RingHandle,
+        WhenUnavailable,
+    },
 };
 
-use crate::scene::{DAY, HOUR, Scene, scene};
+use crate::scene::{DAY, HOUR, Scene, scene, scene_with};
 
 #[test]
 fn a_key_lives_until_its_epoch_ends_and_is_destroyed_without_traffic() {
@@ -95,6 +98,51 @@ fn setting_the_clock_back_again_and_again_does_not_keep_a_key_alive() {
     assert_ne!(scene.keys.key_id(), Some(key));
     scene.events.wait_until_destroyed(key);
     assert_ne!(scene.key(), key);
+}
+
+/// Gives keys of which a part of their life is over.
+#[derive(Default)]
+struct SecondHand(Option<RingHandle>);
+
+impl KeySource for SecondHand {
+    fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
+        let now = self.0.as_ref().and_then(RingHandle::now).ok_or(KeyError::Unavailable)?.monotonic;
+        let key = EpochKey::random()?;
+        Ok(key.over_by(now + DAY * 7).over_by(now + HOUR).over_by(now + HOUR * 2))
+    }
+
+    fn attach(&mut self, ring: RingHandle) {
+        self.0 = Some(ring);
+    }
+}
+
+#[test]
+fn a_key_that_has_lived_elsewhere_has_no_new_life_here() {
+    let scene = scene_with(SecondHand::default(), WhenUnavailable::Degrade);
+    let key = scene.key();
+    scene.clock.advance(HOUR - Duration::from_millis(1));
+    assert_eq!(scene.keys.key_id(), Some(key));
+    // By the wall clock its epoch has begun just now.
+    scene.clock.set_wall(DAY * 20_000);
+    scene.clock.advance(Duration::from_millis(1));
+    assert_ne!(scene.keys.key_id(), Some(key), "from the very moment");
+    scene.events.wait_until_destroyed(key);
+    assert_ne!(scene.key(), key);
+}
+
+#[test]
+fn a_source_shortens_the_life_of_a_key_and_does_not_lengthen_it() {
+    struct Generous;
+    impl KeySource for Generous {
+        fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
+            EpochKey::random().map(|key| key.over_by(std::time::Instant::now() + DAY * 7))
+        }
+    }
+    let scene = scene_with(Generous, WhenUnavailable::Degrade);
+    let key = scene.key();
+    scene.clock.set_wall(DAY * 20_000);
+    scene.clock.advance(HOUR * 12);
+    assert_ne!(scene.keys.key_id(), Some(key));
 }
 
 #[test]

@@ -8,6 +8,9 @@
 //! 2. The first node to claim the epoch (`SET … NX GET`) mints its key. The claim holds a commitment to the key, signed.
 //! 3. A node that has the key seals it to the public half of each that does not (X25519, ChaCha20-Poly1305, bound to
 //!    namespace, epoch, generation, member and commitment). One that comes later asks, and any that has the key answers.
+//!    With the key it seals how much longer that may live by a monotonic clock, which was decided by the node that made it:
+//!    until its epoch's end, and a tenth of an epoch more (ten minutes at most) for nodes whose clocks are slow. So nobody
+//!    prolongs a key's life by setting clocks back and restarting nodes one after the other.
 //! 4. At the epoch's end all private halves and the key are destroyed. From then on the whole history of the store, the
 //!    fleet secret, and root on every node *together* recover nothing: what was sealed can be opened by nobody.
 //!    What a node has destroyed it never takes again, even if its clock was set back and others have it still.
@@ -35,7 +38,8 @@
 //! in the middle of an epoch; each node that has no key of the fleet makes its own, or withholds
 //! ([`WhenUnavailable`](super::WhenUnavailable)). To keep a fleet out he has to go on: what another secret has signed, or this
 //! one for epochs of another length, is overwritten after a minute in which no node was behind it, and the panic button is heard
-//! meanwhile. He can't read a key, nor become a member, nor have a node take a key that no node of this epoch has minted. Answers
+//! meanwhile. If he holds back what was sealed for a node whose clock is set back, too, that node has the key longer by the time
+//! that he did. He can't read a key, nor become a member, nor have a node take a key that no node of this epoch has minted. Answers
 //! that come slowly, or never end, are given up: a node listens for four seconds in one turn, to four megabytes in one answer.
 //!
 //! # What a thief of the fleet secret can do

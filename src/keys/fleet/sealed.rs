@@ -1,4 +1,6 @@
-//! A key on its way: sealed by a node that has it, to be opened by one that wants it, and by nobody later.
+//! A key on its way, and how much longer it may live: sealed by a node that has it, to be opened by one that wants it, and by nobody later.
+
+use std::time::Duration;
 
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit as _,
@@ -39,8 +41,14 @@ impl Pair {
         })
     }
 
-    /// The key in `sealed`, if it is for this pair and is the one that its address says.
-    pub(super) fn open(&self, sealed: &[u8], secret: &FleetSecret, address: Address<'_>) -> Option<EpochKey> {
+    /// The key in `sealed`, if it is for this pair and is the one that its address says; and how much longer it may live,
+    /// counted from when it was sealed.
+    pub(super) fn open(
+        &self,
+        sealed: &[u8],
+        secret: &FleetSecret,
+        address: Address<'_>,
+    ) -> Option<(EpochKey, Duration)> {
         on_wiped_stack::<STACK, _>(|| {
             let (id, sealed) = sealed.split_first_chunk()?;
             let keys = secret.with_id(u64::from_be_bytes(*id))?;
@@ -49,17 +57,25 @@ impl Pair {
             let once = Once { shared: &shared, sender: theirs, recipient: &self.public };
             let (cipher, bound) = once.cipher(keys, address)?;
             let opened = Zeroizing::new(cipher.decrypt(&NONCE.into(), Payload { msg: text, aad: &bound }).ok()?);
-            let mut bytes = Zeroizing::new([0; 32]);
-            bytes.copy_from_slice(opened.get(..32).filter(|_| opened.len() == 32)?);
+            let (key, left) = opened.split_first_chunk::<32>()?;
+            let left = Duration::from_millis(u64::from_be_bytes(left.try_into().ok()?));
+            let mut bytes = Zeroizing::new(*key);
             let key = EpochKey::take(&mut bytes).ok()?.from_origin(Origin::Adopted);
-            (commitment(&key, address.place)? == *address.commitment).then_some(key)
+            (commitment(&key, address.place)? == *address.commitment).then_some((key, left))
         })
     }
 }
 
-/// `key` for the member whose public half is `recipient`.
+/// `key`, which may live so much longer, for the member whose public half is `recipient`.
+///
+/// | bytes | what |
+/// |---|---|
+/// | 8 | the public name of the fleet secret |
+/// | 32 | the public half of a pair that is used once |
+/// | 32 + 8 + 16 | encrypted: the key, and the milliseconds that it may live still; what proves both |
 pub(super) fn seal(
     key: &EpochKey,
+    left: Duration,
     recipient: &[u8; 32],
     secret: &FleetSecret,
     address: Address<'_>,
@@ -74,6 +90,7 @@ pub(super) fn seal(
         // Encrypted in a copy that is then wiped: the cipher's own buffer begins with the key in clear.
         let mut buffer = Vec::with_capacity(64);
         buffer.extend_from_slice(key.secret.expose()?);
+        buffer.extend_from_slice(&u64::try_from(left.as_millis()).ok()?.to_be_bytes());
         let mut buffer = Zeroizing::new(buffer);
         chacha20poly1305::aead::AeadInOut::encrypt_in_place(&cipher, &NONCE.into(), &bound, &mut *buffer).ok()?;
         Some([&keys.id.to_be_bytes()[..], &public, &buffer].concat())
@@ -126,14 +143,16 @@ mod tests {
     }
 
     const HERE: Place<'_> = Place { namespace: "edge", epoch: 7, generation: 1 };
+    const LEFT: Duration = Duration::from_millis(1_234_567);
 
     #[test]
     fn a_sealed_key_opens_for_its_member_in_its_place_and_nowhere_else() {
         let (secret, pair, key) = (secret(), Pair::random().unwrap(), EpochKey::random().unwrap());
         let commitment = commitment(&key, HERE).unwrap();
         let here = Address { place: HERE, member: 5, commitment: &commitment };
-        let sealed = seal(&key, &pair.public, &secret, here).unwrap();
-        assert_eq!(pair.open(&sealed, &secret, here).unwrap().id(), key.id());
+        let sealed = seal(&key, LEFT, &pair.public, &secret, here).unwrap();
+        let (opened, left) = pair.open(&sealed, &secret, here).unwrap();
+        assert_eq!((opened.id(), left), (key.id(), LEFT));
 
         assert!(Pair::random().unwrap().open(&sealed, &secret, here).is_none());
         assert!(pair.open(&sealed, &self::secret(), here).is_none());
@@ -160,10 +179,10 @@ mod tests {
         let (key, other) = (EpochKey::random().unwrap(), EpochKey::random().unwrap());
         let commitment = commitment(&key, HERE).unwrap();
         let here = Address { place: HERE, member: 5, commitment: &commitment };
-        let forged = seal(&key, &pair.public, &theirs, here).unwrap();
+        let forged = seal(&key, LEFT, &pair.public, &theirs, here).unwrap();
         let renamed = [&ours.id().to_be_bytes()[..], &forged[8..]].concat();
         assert!(pair.open(&forged, &ours, here).is_none() && pair.open(&renamed, &ours, here).is_none());
-        let not_it = seal(&other, &pair.public, &ours, here).unwrap();
+        let not_it = seal(&other, LEFT, &pair.public, &ours, here).unwrap();
         assert!(pair.open(&not_it, &ours, here).is_none(), "not the key that was claimed");
     }
 
@@ -171,6 +190,6 @@ mod tests {
     fn a_point_that_gives_everybody_the_same_secret_is_refused() {
         let (secret, key) = (secret(), EpochKey::random().unwrap());
         let here = Address { place: HERE, member: 5, commitment: &[1; 32] };
-        assert!(seal(&key, &[0; 32], &secret, here).is_none());
+        assert!(seal(&key, LEFT, &[0; 32], &secret, here).is_none());
     }
 }

@@ -32,16 +32,15 @@ pub(super) struct LiveKey {
 
 impl LiveKey {
     pub(super) fn new(key: EpochKey, epoch: Epoch, serial: u64, epochs: Epochs, now: Now) -> Self {
-        let end = epochs.end(epoch);
+        let deadline = now.monotonic + epochs.life(epoch, now.wall);
         Self {
             id: key.id(),
-            key,
             epoch,
             serial,
             start: epochs.start(epoch),
-            end,
-            // At most an epoch, and the time that it was made ahead: however far back the wall clock is.
-            deadline: now.monotonic + until(end, now.wall).min(epochs.period + ahead(epochs)),
+            end: epochs.end(epoch),
+            deadline: key.last.map_or(deadline, |last| last.min(deadline)),
+            key,
         }
     }
 
@@ -118,16 +117,11 @@ pub(super) struct State {
     pub(super) gone: VecDeque<KeyId>,
 }
 
-/// How long before an epoch ends the next key is asked for, at the earliest.
-pub(super) fn ahead(epochs: Epochs) -> Duration {
-    (epochs.period / 10).min(Duration::from_secs(30))
-}
-
 /// How long before it ends this ring asks: another time than the next ring's, so that a fleet does not ask all at once.
 pub(super) fn lead(epochs: Epochs) -> Result<Duration, KeyError> {
     let mut byte = [0];
     getrandom::fill(&mut byte).map_err(|_| KeyError::Random)?;
-    Ok(ahead(epochs).mul_f64(1.0 - f64::from(byte[0]) / 512.0))
+    Ok(epochs.ahead().mul_f64(1.0 - f64::from(byte[0]) / 512.0))
 }
 
 /// How long a source that has been asked, and has neither answered nor failed, may leave everything withheld.

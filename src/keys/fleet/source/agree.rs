@@ -6,7 +6,7 @@ use redis::cmd;
 
 use super::{
     super::{
-        super::{Epoch, EpochKey, KeyId, Notice, Reason, RingHandle},
+        super::{Epoch, EpochKey, Epochs, KeyId, Notice, Now, Reason, RingHandle},
         Names,
         record::{Claim, Generation, Member, Record, signer},
         sealed,
@@ -143,12 +143,7 @@ impl RedisSource {
         Ok(())
     }
 
-    pub(super) fn mint(
-        &mut self,
-        epoch: u64,
-        ring: &RingHandle,
-        wall: SystemTime,
-    ) -> Result<Option<EpochKey>, Trouble> {
+    pub(super) fn mint(&mut self, epoch: u64, ring: &RingHandle, now: Now) -> Result<Option<EpochKey>, Trouble> {
         let is_next = ring.epoch().is_some_and(|present| epoch > present.0);
         let slot = self.slots.get_mut(&epoch).ok_or(Trouble::StayOut)?;
         let waiting = *slot.waiting.get_or_insert_with(Instant::now);
@@ -156,9 +151,11 @@ impl RedisSource {
         if !is_next && !slot.is_fresh && waiting.elapsed() < GRACE {
             return Ok(None);
         }
-        let key = EpochKey::random()?;
+        let epochs = ring.epochs().ok_or(Trouble::StayOut)?;
+        let last = now.monotonic + epochs.life(Epoch(epoch), now.wall) + allowance(epochs);
+        let key = EpochKey::random()?.over_by(last);
         let commitment = sealed::commitment(&key, self.place(epoch)).ok_or(Trouble::StayOut)?;
-        let before = self.claim(epoch, commitment, key.id(), wall)?;
+        let before = self.claim(epoch, commitment, key.id(), now.wall)?;
         self.await_nobody(epoch);
         // Somebody was quicker: the next turn sees who.
         let key = before.is_none().then_some(key);
@@ -187,6 +184,11 @@ impl RedisSource {
         self.notice(Notice::HoldersGone);
         self.next_generation(epoch, wall)
     }
+}
+
+/// How much longer than on the node that makes it a key may live anywhere: for nodes whose clocks are slow.
+fn allowance(epochs: Epochs) -> Duration {
+    (epochs.period() / 10).min(Duration::from_secs(600))
 }
 
 /// How long a store that knows of no claim is given to hear of one.

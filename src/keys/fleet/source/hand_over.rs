@@ -18,7 +18,13 @@ use super::{
 
 impl RedisSource {
     /// The claimed key, if somebody has sealed it for this node.
-    pub(super) fn open(&mut self, epoch: u64, board: &Board, claim: &Claim) -> Result<Option<EpochKey>, Trouble> {
+    pub(super) fn open(
+        &mut self,
+        epoch: u64,
+        board: &Board,
+        claim: &Claim,
+        ring: &RingHandle,
+    ) -> Result<Option<EpochKey>, Trouble> {
         let member = self.node.member;
         let envelope = envelope(member, &claim.commitment);
         if !board.sealed.contains(&envelope) {
@@ -29,17 +35,18 @@ impl RedisSource {
         let Some(sealed) = sealed else { return Ok(None) };
         let address = Address { place: self.place(epoch), member, commitment: &claim.commitment };
         let slot = self.slots.get(&epoch).ok_or(Trouble::StayOut)?;
-        let key = slot.pair.open(&sealed, &self.node.secret, address);
-        if let Some(key) = &key {
-            // Whatever name the claim had for it.
-            self.refuse_the_dead(key.id())?;
-            self.give(epoch, Some(key));
-        } else {
+        let Some((key, left)) = slot.pair.open(&sealed, &self.node.secret, address) else {
             self.forged("a sealed key");
             // Room for one that is none.
             self.ask(&[cmd("HDEL").arg(&name).arg(&envelope).take()])?;
-        }
-        Ok(key)
+            return Ok(None);
+        };
+        // Whatever name the claim had for it.
+        self.refuse_the_dead(key.id())?;
+        let now = ring.now().ok_or(Trouble::StayOut)?.monotonic;
+        let last = now.checked_add(left).ok_or(Trouble::StayOut)?;
+        self.give(epoch, Some(&key));
+        Ok(Some(key.over_by(last)))
     }
 
     /// Seals the key for everybody who has none yet.
@@ -72,8 +79,11 @@ impl RedisSource {
             let address = Address { place, member: member.member, commitment: &claim.commitment };
             // One at a time, so that the key can be destroyed in between.
             let lent = ring.lend(Epoch(epoch), |key| {
-                let is_it = sealed::commitment(key, place) == Some(claim.commitment);
-                is_it.then(|| sealed::seal(key, &member.public, &self.node.secret, address)).flatten()
+                if sealed::commitment(key, place) != Some(claim.commitment) {
+                    return None;
+                }
+                let left = key.last?.saturating_duration_since(ring.now()?.monotonic);
+                sealed::seal(key, left, &member.public, &self.node.secret, address)
             });
             if let Some(text) = lent.flatten() {
                 sealed.push((envelope(member.member, &claim.commitment), text));

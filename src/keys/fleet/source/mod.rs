@@ -318,7 +318,7 @@ impl RedisSource {
             return match held {
                 // The store has forgotten it.
                 Some((key, commitment)) => self.claim(epoch, commitment, key, now.wall).map(|_| None),
-                None => self.mint(epoch, &ring, now.wall),
+                None => self.mint(epoch, &ring, now),
             };
         };
         match held {
@@ -329,7 +329,7 @@ impl RedisSource {
                 Ok(None)
             }
             Some((old, _)) => {
-                if let Some(key) = self.open(epoch, &board, &claim)? {
+                if let Some(key) = self.open(epoch, &board, &claim, &ring)? {
                     self.await_nobody(epoch);
                     ring.notice(Notice::SplitHealed);
                     ring.replace(Epoch(epoch), old, key);
@@ -339,7 +339,7 @@ impl RedisSource {
                 Ok(None)
             }
             None => {
-                let key = self.open(epoch, &board, &claim)?;
+                let key = self.open(epoch, &board, &claim, &ring)?;
                 match key {
                     Some(_) => self.await_nobody(epoch),
                     None => self.lose_patience(epoch, now.wall)?,
