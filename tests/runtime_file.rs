@@ -158,6 +158,55 @@ fn a_file_whose_epoch_ended_while_nobody_was_there_is_wiped_and_not_used() {
 }
 
 #[test]
+fn setting_the_clock_back_between_restarts_does_not_keep_a_key_alive() {
+    let scene = scene();
+    let minute = Duration::from_secs(60);
+    let begin = DAY * 20_000 + HOUR * 12 + minute;
+    scene.clock.set_wall(begin);
+    let keys = scene.start_with(Epochs::hourly());
+    let key = keys.key_id().unwrap();
+    let secret = first_key(&scene.bytes());
+    drop(keys);
+    scene.clock.advance(55 * minute);
+    scene.clock.set_wall(begin);
+    let keys = scene.start_with(Epochs::hourly());
+    assert_eq!(keys.key_id(), Some(key), "four minutes are left");
+    scene.clock.advance(3 * minute);
+    assert_eq!(keys.key_id(), Some(key));
+    scene.clock.advance(minute);
+    assert_ne!(keys.key_id(), Some(key), "from the very moment");
+    until("another key", || keys.key_id().filter(|other| *other != key));
+    until("it is overwritten", || (!holds(&scene.bytes(), &secret)).then_some(()));
+    drop(keys);
+    // Nor is it the key of whoever comes later, however often.
+    for _ in 0..4 {
+        scene.clock.advance(55 * minute);
+        scene.clock.set_wall(begin);
+        assert_ne!(scene.start_with(Epochs::hourly()).key_id(), Some(key));
+    }
+}
+
+#[test]
+fn no_key_outlives_an_epoch_however_often_the_clock_is_set_back_and_the_program_restarted() {
+    let scene = scene();
+    let minute = Duration::from_secs(60);
+    let begin = DAY * 20_000 + HOUR * 12 + minute;
+    let mut seen: Vec<(KeyId, u32)> = Vec::new();
+    for step in 0..24 {
+        scene.clock.set_wall(begin);
+        let keys = scene.start_with(Epochs::hourly());
+        let key = until("a key", || keys.key_id());
+        match seen.iter().find(|(seen, _)| *seen == key) {
+            Some((_, first)) => assert!(10 * (step - first) < 60, "{} minutes", 10 * (step - first)),
+            None => seen.push((key, step)),
+        }
+        drop(keys);
+        scene.clock.advance(10 * minute);
+    }
+    assert_eq!(seen.len(), 4, "a restart goes on with a key that has some time left");
+}
+
+#[test]
 fn rotate_takes_the_key_out_of_the_file_before_it_returns() {
     let scene = scene();
     let keys = scene.start();

@@ -6,13 +6,13 @@ use std::{
     io::{self, ErrorKind, Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use zeroize::Zeroizing;
 
 use super::{
-    Epoch, EpochKey, Epochs, KeyError, KeyId, KeyRequest, KeySource, Notice, Origin, RingHandle, Secret, seconds,
+    Epoch, EpochKey, Epochs, KeyError, KeyId, KeyRequest, KeySource, Notice, Now, Origin, RingHandle, Secret, seconds,
     secret::{self, on_wiped_stack},
 };
 
@@ -25,7 +25,8 @@ use super::{
 /// 3. When the ring destroys a key, its bytes in the file are overwritten; a file without a key is removed.
 /// 4. The file says when each key is over, by the wall clock and by the time since the machine was booted. A key that is
 ///    over is wiped when a ring starts with the file, and never used: also if no process was there when its epoch ended.
-///    So is one that was made for epochs of another length.
+///    So is one that was made for epochs of another length. One that is not over has no more time than that, whatever
+///    the wall clock says by then.
 /// 5. [`KeyRing::rotate`](super::KeyRing::rotate) leaves no key in the file, of whatever epoch, but the one that takes over.
 /// 6. A file that makes no sense is wiped, and said to be so.
 ///
@@ -104,19 +105,20 @@ impl RuntimeFile {
         Ok(self.open.as_mut().expect("opened above"))
     }
 
-    fn give(&mut self, request: KeyRequest, end: SystemTime, now: SystemTime) -> Result<EpochKey, RuntimeFileError> {
-        let boot = Boot::now();
+    fn give(&mut self, request: KeyRequest, epochs: Epochs, now: Now) -> Result<EpochKey, RuntimeFileError> {
+        let boot = Boot::at(now);
         let opened = self.opened()?;
-        let end = seconds(end);
+        let end = seconds(epochs.end(request.epoch));
         let found = opened.slots.iter().flatten().find(|slot| slot.epoch == request.epoch.0);
         let mut restored = None;
         if let Some(slot) = found
             && slot.end == end
-            && !slot.is_over(seconds(now), &boot)
+            && !slot.is_over(seconds(now.wall), &boot)
             && let Some(bytes) = slot.key.expose()
         {
             let mut bytes = Zeroizing::new(*bytes);
-            restored = Some(EpochKey::take(&mut bytes)?.from_origin(Origin::Restored));
+            let last = now.monotonic + Duration::from_millis(slot.deadline - boot.uptime);
+            restored = Some(EpochKey::take(&mut bytes)?.from_origin(Origin::Restored).over_by(last));
         }
         if let Some(key) = restored {
             return Ok(key);
@@ -128,10 +130,10 @@ impl RuntimeFile {
             end,
             boot_id: boot.id,
             made: boot.uptime,
-            deadline: boot.uptime.saturating_add(end.saturating_sub(seconds(now))),
+            deadline: boot.uptime.saturating_add(milliseconds(epochs.life(request.epoch, now.wall))),
             key: Secret::take(&mut copy)?,
         };
-        opened.put(slot, seconds(now), &boot);
+        opened.put(slot, seconds(now.wall), &boot);
         opened.write()?;
         Ok(EpochKey::take(&mut bytes)?)
     }
@@ -139,8 +141,10 @@ impl RuntimeFile {
     /// All keys that are over or that `is_gone` says.
     fn forget(&mut self, is_gone: impl Fn(&Slot) -> bool) -> Result<(), RuntimeFileError> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let boot = Boot::now();
-        let now = self.ring.as_ref().and_then(RingHandle::now).map_or(0, |now| seconds(now.wall));
+        // While the ring is there; then what is over by the wall clock stays for whoever comes next.
+        let now = self.ring.as_ref().and_then(RingHandle::now);
+        let now = now.unwrap_or_else(|| Now { wall: SystemTime::UNIX_EPOCH, monotonic: Instant::now() });
+        let (now, boot) = (seconds(now.wall), Boot::at(now));
         for slot in &mut open.slots {
             if slot.as_ref().is_some_and(|slot| is_gone(slot) || slot.is_over(now, &boot)) {
                 *slot = None;
@@ -171,7 +175,7 @@ impl KeySource for RuntimeFile {
     fn key(&mut self, request: KeyRequest) -> Result<EpochKey, KeyError> {
         let (now, epochs) =
             self.ring.as_ref().and_then(|ring| Some((ring.now()?, ring.epochs()?))).ok_or(KeyError::Unavailable)?;
-        let given = on_wiped_stack::<STACK, _>(|| self.give(request, epochs.end(request.epoch), now.wall));
+        let given = on_wiped_stack::<STACK, _>(|| self.give(request, epochs, now));
         given.map_err(|error| match error {
             RuntimeFileError::Key(error) => error,
             other => {
@@ -190,7 +194,7 @@ impl KeySource for RuntimeFile {
         let times = ring.now().zip(ring.epochs());
         self.ring = Some(ring);
         if let (Some(open), Some((now, epochs))) = (&mut self.open, times) {
-            match open.purge(epochs, seconds(now.wall), &Boot::now()) {
+            match open.purge(epochs, seconds(now.wall), &Boot::at(now)) {
                 Ok(None) => {}
                 Ok(Some(why)) => self.notices.push(Notice::FileWiped(why)),
                 Err(error) => self.notices.push(Notice::FileFailed(error.kind())),
@@ -441,7 +445,8 @@ struct Slot {
     epoch: u64,
     // By the wall clock, in seconds since 1970.
     end: u64,
-    // On which boot of the machine, how long after it, and how long after it the key is over: a clock that nobody can set.
+    // On which boot of the machine, how many milliseconds after it, and how many after it the key is over: a clock that
+    // nobody can set.
     boot_id: u64,
     made: u64,
     deadline: u64,
@@ -456,7 +461,8 @@ impl Slot {
     }
 
     fn is_over(&self, now: u64, boot: &Boot) -> bool {
-        now >= self.end || boot.id != self.boot_id || !(self.made..self.deadline).contains(&boot.uptime)
+        let is_earlier = boot.uptime.saturating_add(SLACK) < self.made;
+        now >= self.end || boot.id != self.boot_id || is_earlier || boot.uptime >= self.deadline
     }
 
     fn read(bytes: &[u8]) -> Result<Option<Self>, Broken> {
@@ -496,23 +502,32 @@ impl Slot {
     }
 }
 
-/// Since when the machine runs, as far as that can be found out.
+/// Since when the machine runs.
 struct Boot {
+    // 0 where the system does not say.
     id: u64,
+    // In milliseconds. Also those in which the machine was suspended.
     uptime: u64,
 }
 
 impl Boot {
-    /// Zeros where the system does not say: then only the wall clock counts.
-    fn now() -> Self {
+    /// By the ring's clock: if that is not the system's, time since the boot is as far ahead of the system's as it is.
+    fn at(now: Now) -> Self {
         let id = fs::read("/proc/sys/kernel/random/boot_id")
             .map_or(0, |id| u64::from_le_bytes(*blake3::hash(&id).as_bytes().first_chunk().expect("32 bytes hold 8")));
-        let uptime =
-            fs::read_to_string("/proc/uptime").ok().and_then(|text| text.split('.').next()?.parse().ok()).unwrap_or(0);
-        Self { id, uptime }
+        let (system, uptime) = (Instant::now(), secret::since_boot());
+        let ahead = now.monotonic.saturating_duration_since(system);
+        let behind = system.saturating_duration_since(now.monotonic);
+        Self { id, uptime: milliseconds(uptime.saturating_add(ahead).saturating_sub(behind)) }
     }
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Two looks at two clocks are not quite as far apart by each of them.
+const SLACK: u64 = 1000;
 /// More than reading, writing and hashing the file take.
 const STACK: usize = 32 * 1024;
 const MAGIC: &[u8] = b"ipveilk1";

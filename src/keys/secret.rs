@@ -113,6 +113,29 @@ pub(super) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// How long the machine runs, the time that it was suspended included: by a clock that nobody can set, and that needs no `/proc`.
+#[cfg(unix)]
+pub(super) fn since_boot() -> std::time::Duration {
+    use std::{mem::MaybeUninit, time::Duration};
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+    // Whether it goes on while the machine is suspended differs.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: there is room for the answer.
+    if unsafe { libc::clock_gettime(CLOCK, time.as_mut_ptr()) } != 0 {
+        // No kernel on which this crate runs is without that clock.
+        return Duration::MAX;
+    }
+    // SAFETY: clock_gettime has succeeded, and then has filled it in.
+    let time = unsafe { time.assume_init() };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    seconds.ok().zip(nanos.ok()).map_or(Duration::MAX, |(seconds, nanos)| Duration::new(seconds, nanos))
+}
+
 /// Whether what is written to `file` stays in memory.
 #[cfg(target_os = "linux")]
 pub(super) fn is_in_memory(file: &std::fs::File) -> std::io::Result<bool> {
