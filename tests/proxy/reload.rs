@@ -322,3 +322,35 @@ fn a_rotation_that_the_fleet_has_not_been_told_of_is_said() {
     assert_eq!(run("status"), (Some(0), false));
     assert_eq!(run("rotate-now"), (Some(0), false));
 }
+
+#[test]
+fn the_secret_of_another_fleet_waits_for_a_restart_with_the_rest_of_it() {
+    let (server, store) = (yes(), store::Server::start());
+    let secret = || FleetSecret::generate().unwrap().to_string();
+    let (old, new) = (secret(), secret());
+    let fleet = |namespace: &str, file: &str| {
+        let table = format!("[keys.redis]\nurls = [\"{}\"]\nnamespace = \"{namespace}\"\n", store.url());
+        before(server.address) + &table + &format!("secret = \"{file}\"\n")
+    };
+    let join = || Setup::new(&fleet("edge", "fleet.secret")).secret_file("fleet.secret", &old).start();
+    let (edge, other) = (join(), join());
+    let key = until(|| pseudonym_if_any(&other, &server).filter(|key| *key == pseudonym(&edge, &server)));
+
+    // By another name, and then under the same one.
+    edge.write_secret("next.secret", &new);
+    edge.configure(&fleet("next", "next.secret"));
+    until(|| edge.log().contains("this changes with a restart only").then_some(()));
+    edge.write_secret("fleet.secret", &new);
+    edge.configure(&fleet("next", "fleet.secret"));
+    edge.reload();
+    // It is one of the fleet still, whose rotations it hears of.
+    other.signal(Signal::USR1);
+    let next = until(|| pseudonym_if_any(&other, &server).filter(|next| *next != key));
+    until(|| (pseudonym_if_any(&edge, &server).as_ref() == Some(&next)).then_some(()));
+    let log = edge.log();
+    assert!(!log.contains("another fleet secret") && !log.contains("the fleet secret was replaced"), "{log}");
+
+    // As soon as the rest is what it was, the secret counts.
+    edge.configure(&fleet("edge", "fleet.secret"));
+    until(|| edge.log().contains("the fleet secret was replaced").then_some(()));
+}

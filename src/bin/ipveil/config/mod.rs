@@ -409,8 +409,10 @@ impl Config {
     pub(crate) fn changed_to(&self, mut new: Self) -> (Self, Vec<&'static str>) {
         let mut stays = Vec::new();
         let mut keys = self.keys.clone();
-        // The secret is read again with each configuration, from wherever that says.
-        if let (Some(now), Some(new)) = (&mut keys.redis, &new.keys.redis) {
+        // The secret is read again with each configuration, from wherever that says. But another fleet's is not this one's.
+        if let (Some(now), Some(new)) = (&mut keys.redis, &new.keys.redis)
+            && (Fleet { secret: new.secret.clone(), ..now.clone() }) == *new
+        {
             now.secret.clone_from(&new.secret);
         }
         stay("keys", &keys, &mut new.keys, &mut stays);

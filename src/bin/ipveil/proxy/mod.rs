@@ -293,9 +293,12 @@ impl Proxy {
         self.seen.look();
         let config = Config::read(path)?;
         self.seen.name(&config);
-        let fleet = config.keys.redis.as_ref().zip(self.secret.as_ref());
-        let secret = fleet.map(|(fleet, handle)| Ok::<_, anyhow::Error>((handle, keys::secret(fleet)?))).transpose()?;
+        let fleet = config.keys.redis.clone();
+        let read = fleet.as_ref().zip(self.secret.as_ref());
+        let secret = read.map(|(fleet, handle)| Ok::<_, anyhow::Error>((handle, keys::secret(fleet)?))).transpose()?;
         let (config, stays) = self.config.changed_to(config);
+        // With a fleet that is for the next start, its secret is, too.
+        let secret = secret.filter(|_| config.keys.redis == fleet);
         for key in stays {
             tracing::warn!(key, "this changes with a restart only");
         }
