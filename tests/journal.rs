@@ -218,6 +218,25 @@ fn a_file_that_is_no_journal_is_left_alone() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_could_not_be_written_is_counted() {
+    // A file on a disk that is always full.
+    let journal = Journal::open("/dev/full").unwrap();
+    assert_eq!((journal.lost(), journal.is_failing()), (0, false));
+    let keys = KeyRing::builder(MemorySource, Epochs::daily()).on_event(journal.recorder()).start().unwrap();
+    journal.flush();
+    assert_eq!((journal.lost(), journal.is_failing()), (1, true));
+    for count in [3, 5] {
+        keys.rotate().unwrap();
+        // Told by a thread of the ring's.
+        while journal.lost() < count {
+            thread::yield_now();
+        }
+    }
+    assert_eq!((journal.lost(), journal.is_failing()), (5, true));
+}
+
 #[test]
 fn two_processes_can_not_write_one_journal() {
     let (_directory, path) = place();

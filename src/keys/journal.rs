@@ -83,8 +83,8 @@ impl Journal {
             written.append(SystemTime::now(), &format!("\"event\":\"repaired\",\"bytes\":{torn}"))?;
         }
         let (told, entries) = mpsc::sync_channel(QUEUE);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counted = lost.clone();
+        let lost = Arc::new(Lost::default());
+        let counted = Arc::clone(&lost);
         let thread = thread::Builder::new()
             .name("ipveil-journal".to_owned())
             .spawn(move || write_all(&mut written, &entries, &counted))?;
@@ -96,16 +96,22 @@ impl Journal {
         let writer = Arc::clone(&self.writer);
         move |event| {
             if let Err(TrySendError::Full(_)) = writer.told.try_send(Told::Event(SystemTime::now(), event)) {
-                writer.lost.fetch_add(1, Ordering::Relaxed);
+                writer.lost.one();
             }
         }
     }
 
-    /// How many events could not be written, of late: the disk is full, or too slow. Once it can, the journal says how
-    /// many are missing.
+    /// How many events could not be written since it was opened: the disk is full, or too slow.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.writer.lost.load(Ordering::Relaxed)
+        self.writer.lost.all.load(Ordering::Relaxed)
+    }
+
+    /// Whether events are missing in it of which it does not say so: the last one could not be written. When the next one
+    /// can be, an entry before it says how many are missing.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.writer.lost.unsaid.load(Ordering::Relaxed) > 0
     }
 
     /// Waits until all that was told is written.
@@ -128,7 +134,7 @@ impl Drop for Journal {
 #[derive(Debug)]
 struct Writer {
     told: SyncSender<Told>,
-    lost: Arc<AtomicU64>,
+    lost: Arc<Lost>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -141,6 +147,20 @@ impl Drop for Writer {
     }
 }
 
+/// How many events could not be written: in all, and since an entry said so.
+#[derive(Debug, Default)]
+struct Lost {
+    all: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+impl Lost {
+    fn one(&self) {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        self.unsaid.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 enum Told {
     Event(SystemTime, KeyEvent),
     Flush(mpsc::Sender<()>),
@@ -150,16 +170,20 @@ enum Told {
 /// More events than a bad day has in the time that a disk takes to wake up.
 const QUEUE: usize = 4096;
 
-fn write_all(written: &mut Written, told: &mpsc::Receiver<Told>, lost: &AtomicU64) {
+fn write_all(written: &mut Written, told: &mpsc::Receiver<Told>, lost: &Lost) {
     while let Ok(told) = told.recv() {
         match told {
             Told::Event(time, event) => {
-                let missing = lost.swap(0, Ordering::Relaxed);
+                let missing = lost.unsaid.load(Ordering::Relaxed);
                 if missing > 0 && written.append(time, &format!("\"event\":\"lost\",\"events\":{missing}")).is_err() {
-                    lost.fetch_add(missing + 1, Ordering::Relaxed);
-                } else if written.append(time, &fields(event)).is_err() {
-                    lost.fetch_add(1, Ordering::Relaxed);
+                    lost.one();
+                    continue;
                 }
+                if written.append(time, &fields(event)).is_err() {
+                    lost.one();
+                }
+                // Only now: who looks in between sees that something is missing, not that all is well.
+                lost.unsaid.fetch_sub(missing, Ordering::Relaxed);
             }
             Told::Flush(done) => {
                 let _ = written.file.sync_data();
@@ -428,7 +452,39 @@ const LONGEST_LINE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+
+    use super::{super::Notice, *};
+
+    #[test]
+    fn when_it_can_be_written_again_it_says_how_many_events_are_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.jsonl");
+        let file = File::create(&path).unwrap();
+        let (told, entries) = mpsc::sync_channel(QUEUE);
+        let lost = Lost::default();
+        let tell = |written: &mut Written, events: usize| {
+            for _ in 0..events {
+                let event = KeyEvent::Noticed { notice: Notice::StoreReached };
+                told.send(Told::Event(SystemTime::UNIX_EPOCH, event)).unwrap();
+            }
+            told.send(Told::End).unwrap();
+            write_all(written, &entries, &lost);
+            (lost.all.load(Ordering::Relaxed), lost.unsaid.load(Ordering::Relaxed))
+        };
+        let mut written = Written { file, chain: Chain::new() };
+        assert_eq!(tell(&mut written, 1), (0, 0));
+        let writable = std::mem::replace(&mut written.file, File::open(&path).unwrap());
+        assert_eq!(tell(&mut written, 2), (2, 2));
+        assert_eq!(tell(&mut written, 1), (3, 3));
+        written.file = writable;
+        assert_eq!(tell(&mut written, 1), (3, 0));
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[1].contains("\"event\":\"lost\",\"events\":3,"), "{text}");
+        assert_eq!(verify(text.as_bytes(), None).unwrap().entries, 3);
+    }
 
     #[test]
     fn times_are_written_as_in_rfc_3339() {

@@ -284,6 +284,30 @@ fn requests_are_counted() {
 }
 
 #[test]
+fn a_key_journal_that_can_not_be_written_is_said_once_and_counted() {
+    let server = yes();
+    let admin = free_port();
+    let more = format!("[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n[keys]\njournal = \"/dev/full\"\n");
+    let edge = start(&(before(server.address) + &more));
+    let lost = |count: u32| {
+        let line = format!("ipveil_key_journal_lost_total {count}\n");
+        ask(admin, get("/metrics", "connection: close\r\n")).text().contains(&line).then_some(())
+    };
+    until(|| lost(1));
+    until(|| edge.log().contains("the key journal can't be written").then_some(()));
+    for count in [3, 5] {
+        edge.signal(Signal::USR1);
+        until(|| lost(count));
+    }
+    // The proxy has looked at it since: it looks at its files as often.
+    edge.configure(&(before(server.address) + &more + "# changed\n"));
+    until(|| edge.log().contains("the configuration was put in place").then_some(()));
+    until(|| lost(5));
+    assert_eq!(edge.log().matches("the key journal").count(), 1, "{}", edge.log());
+    assert_eq!(ask(edge.port, get("/", "connection: close\r\n")).status(), 200);
+}
+
+#[test]
 fn descriptors_that_ran_out_come_back() {
     let server = yes();
     let folder = tempfile::tempdir().unwrap();

@@ -175,6 +175,12 @@ impl Collector for Counts {
             "Lines that could not be written, or not as fast as requests came",
             log.map_or(0, |log| log.lost()),
         )?;
+        let journal = self.site.journal.as_ref();
+        out.count(
+            "key_journal_lost",
+            "Events of keys that could not be written to the journal",
+            journal.map_or(0, |journal| journal.lost()),
+        )?;
         out.count("reloads", "Configurations that were put in place since the start", self.workers.reloads())?;
         out.count("reload_errors", "Configurations that were refused since the start", self.workers.reload_errors())?;
         out.gauge("open_connections", "Connections that are open", self.workers.open() as u64)?;

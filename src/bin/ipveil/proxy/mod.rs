@@ -116,7 +116,7 @@ fn check(mut config: Config) -> anyhow::Result<()> {
     let keys = KeyRing::start(MemorySource, keys::epochs(&config)?)?;
     // What is checked is not written to.
     config.access_log.to = "off".into();
-    Site::new(&config, &Lasting { keys: &keys, bans: None, threads: 1, before: None }).map(drop)
+    Site::new(&config, &Lasting { keys: &keys, bans: None, journal: None, threads: 1, before: None }).map(drop)
 }
 
 /// A proxy that runs.
@@ -128,7 +128,9 @@ pub(crate) struct Proxy {
     keys: KeyRing,
     // If the keys are a fleet's.
     secret: Option<SecretHandle>,
-    journal: Option<Journal>,
+    journal: Option<Arc<Journal>>,
+    // It was said that the journal can't be written.
+    is_journal_failing: bool,
     bans: Arc<Bans>,
     listening: Vec<(Address, Listening)>,
     admin: Vec<Listening>,
@@ -150,7 +152,9 @@ impl Proxy {
         // Kept even if they are off now, since a later configuration may turn them on.
         let bans = Arc::new(Bans::new(config.bans.tokens, count));
         let (keys, secret, journal) = keys::ring(&config, &bans)?;
-        let lasting = Lasting { keys: &keys, bans: Some(&bans), threads: count, before: None };
+        let journal = journal.map(Arc::new);
+        let lasting =
+            Lasting { keys: &keys, bans: Some(&bans), journal: journal.as_ref(), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
         let listening = site.listeners.iter().map(|listener| Ok((listener.address.clone(), listener.open()?)));
         let listening: Vec<_> = listening.collect::<anyhow::Result<_>>()?;
@@ -168,6 +172,7 @@ impl Proxy {
             keys,
             secret,
             journal,
+            is_journal_failing: false,
             bans,
             listening,
             admin,
@@ -249,6 +254,7 @@ impl Proxy {
                 _ = signals.reload.recv() => true,
                 _ = look.tick() => {
                     self.tidy();
+                    self.look_at_the_journal();
                     false
                 }
             };
@@ -304,7 +310,8 @@ impl Proxy {
         }
         let threads = self.threads.len();
         let before = Some((&self.config, &*self.site));
-        let lasting = Lasting { keys: &self.keys, bans: Some(&self.bans), threads, before };
+        let journal = self.journal.as_ref();
+        let lasting = Lasting { keys: &self.keys, bans: Some(&self.bans), journal, threads, before };
         let site = Arc::new(Site::new(&config, &lasting)?);
         let addresses = || site.listeners.iter().map(|listener| &listener.address);
         let is_same = addresses().eq(self.listening.iter().map(|(address, _)| address));
@@ -345,6 +352,18 @@ impl Proxy {
             }
         }
         Ok(())
+    }
+
+    /// Says when writing it begins to fail, and when that is over.
+    fn look_at_the_journal(&mut self) {
+        let Some(journal) = &self.journal else { return };
+        let (is_failing, lost) = (journal.is_failing(), journal.lost());
+        match (self.is_journal_failing, is_failing) {
+            (false, true) => tracing::warn!(lost, "the key journal can't be written"),
+            (true, false) => tracing::info!(lost, "the key journal is written again"),
+            _ => {}
+        }
+        self.is_journal_failing = is_failing;
     }
 
     fn tidy(&self) {

@@ -16,6 +16,7 @@ use ipveil::{
     AnonymizeLayer, KeyRing, Networks, Peer, Policy, PseudonymRange, Resolver, Scrubber, TrustedProxies,
     geo::Countries,
     headers::Strip,
+    keys::journal::Journal,
     policy::{Scope, Session, View},
     proxy_protocol::Receiver,
     resolve::{Source, Withheld},
@@ -54,6 +55,7 @@ pub(crate) struct Site {
     pub(crate) limiter: Option<Arc<Limiter>>,
     pub(crate) bans: Option<Arc<Bans>>,
     pub(crate) log: Option<AccessLog>,
+    pub(crate) journal: Option<Arc<Journal>>,
     resolver: Resolver,
     routes: Vec<Route>,
     upstreams: Vec<Arc<Upstream>>,
@@ -92,6 +94,7 @@ struct Route {
 pub(crate) struct Lasting<'a> {
     pub(crate) keys: &'a KeyRing,
     pub(crate) bans: Option<&'a Arc<Bans>>,
+    pub(crate) journal: Option<&'a Arc<Journal>>,
     pub(crate) threads: usize,
     /// The one in place, if there is one.
     pub(crate) before: Option<(&'a Config, &'a Site)>,
@@ -160,6 +163,7 @@ impl Site {
             limiter,
             bans: lasting.bans.cloned().filter(|_| config.bans.enabled),
             log: access_log(config, &policy, lasting)?,
+            journal: lasting.journal.cloned(),
             policy,
             resolver,
             routes,
