@@ -37,7 +37,8 @@ pub enum KeyEvent {
         /// Why.
         reason: Reason,
     },
-    /// The source had no key; it will be asked again.
+    /// The source had no key; it will be asked again. Told when it begins, for each epoch and each cause, and every five minutes
+    /// while it lasts; not each time that it is asked.
     #[non_exhaustive]
     SourceFailed {
         /// The epoch that it was asked for.

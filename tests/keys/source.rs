@@ -12,11 +12,13 @@ use std::{
 
 use ipveil::{
     Pseudonym,
-    keys::{Epoch, EpochKey, KeyError, KeyId, KeyRequest, KeySource, Origin, Reason, RingHandle, WhenUnavailable},
+    keys::{
+        Epoch, EpochKey, KeyError, KeyEvent, KeyId, KeyRequest, KeySource, Origin, Reason, RingHandle, WhenUnavailable,
+    },
     resolve::Withheld,
 };
 
-use crate::scene::{DAY, HOUR, scene_with};
+use crate::scene::{DAY, HOUR, minted, scene_with};
 
 /// Always the same.
 struct Stuck;
@@ -101,6 +103,57 @@ fn a_ring_degrades_to_a_key_of_its_own_and_heals_when_the_source_is_back() {
     scene.events.wait_until_destroyed(local);
     assert_eq!(scene.keys.key_id(), Some(id));
     assert!(!scene.keys.is_degraded());
+}
+
+/// Says when the ring has taken its answer.
+struct InStep {
+    answers: mpsc::Receiver<Result<EpochKey, KeyError>>,
+    taken: mpsc::Sender<()>,
+}
+
+impl KeySource for InStep {
+    fn key(&mut self, _: KeyRequest) -> Result<EpochKey, KeyError> {
+        self.answers.recv().unwrap_or(Err(KeyError::Unavailable))
+    }
+
+    fn tend(&mut self) -> Option<Duration> {
+        let _ = self.taken.send(());
+        None
+    }
+}
+
+#[test]
+fn a_source_without_a_key_is_complained_of_now_and_then_not_each_time_that_it_is_asked() {
+    let ((answer, answers), (taken, has_taken)) = (mpsc::channel(), mpsc::channel());
+    let unavailable = || answer.send(Err(KeyError::Unavailable)).unwrap();
+    unavailable();
+    let scene = scene_with(InStep { answers, taken }, WhenUnavailable::Degrade);
+    has_taken.recv().unwrap();
+    let step = || {
+        scene.clock.advance(Duration::from_secs(1));
+        has_taken.recv_timeout(Duration::from_secs(60)).unwrap();
+    };
+    // Told at the beginning, and after five minutes.
+    for _ in 0..400 {
+        unavailable();
+        step();
+    }
+    // Another cause is told at once, and so is a failure after all was well.
+    for _ in 0..10 {
+        answer.send(Err(KeyError::Random)).unwrap();
+        step();
+    }
+    answer.send(EpochKey::random()).unwrap();
+    step();
+    answer.send(Err(KeyError::Random)).unwrap();
+    let last = scene.keys.rotate().unwrap();
+    let events = scene.events.wait(|events| events.iter().any(|event| minted(*event) == Some(last)));
+    let complaint = |event: &KeyEvent| match event {
+        KeyEvent::SourceFailed { error, .. } => Some(*error),
+        _ => None,
+    };
+    let complaints: Vec<_> = events.iter().filter_map(complaint).collect();
+    assert_eq!(complaints, [KeyError::Unavailable, KeyError::Unavailable, KeyError::Random, KeyError::Random]);
 }
 
 #[test]

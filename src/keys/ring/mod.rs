@@ -230,6 +230,7 @@ impl KeyRingBuilder {
                 minted: 0,
                 pending: Some(request),
                 retry: None,
+                complaint: None,
                 missing_since: now.monotonic,
                 retired: Vec::new(),
                 news: Vec::new(),

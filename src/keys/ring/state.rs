@@ -107,6 +107,8 @@ pub(super) struct State {
     pub(super) pending: Option<KeyRequest>,
     // After a failure: not again before this monotonic time, and how long that wait was.
     pub(super) retry: Option<(Instant, Duration)>,
+    // Which failure was told last, and when, by the monotonic clock; nothing since the source has given a key.
+    pub(super) complaint: Option<(Epoch, KeyError, Instant)>,
     // Since when, by the monotonic clock, there is no key.
     pub(super) missing_since: Instant,
     // What is to be destroyed as soon as nobody is lent it.
@@ -135,6 +137,9 @@ const KEYS_REMEMBERED: usize = 256;
 
 /// The longest sleep: what a suspended machine or a clock set by hand may cost in punctuality, not in correctness.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// How often it is told that a source still has no key.
+const REMINDER: Duration = Duration::from_secs(300);
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 pub(super) const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -195,6 +200,7 @@ impl Shared {
                 Ok(key) if state.gone.contains(&key.id()) => self.failed(state, request, KeyError::Unavailable, now),
                 Ok(key) => {
                     state.close_pending();
+                    state.complaint = None;
                     let key = self.live(state, key, request.epoch, now);
                     // Held ready if its time has not come and another key's has.
                     let is_early = !key.has_begun(now) && state.current.is_some();
@@ -214,7 +220,13 @@ impl Shared {
         state.pending = None;
         let wait = state.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
         state.retry = Some((now.monotonic + wait, wait));
-        state.news.push(KeyEvent::SourceFailed { epoch: request.epoch, error });
+        let is_told = state
+            .complaint
+            .is_some_and(|(epoch, told, at)| (epoch, told) == (request.epoch, error) && now.monotonic < at + REMINDER);
+        if !is_told {
+            state.complaint = Some((request.epoch, error, now.monotonic));
+            state.news.push(KeyEvent::SourceFailed { epoch: request.epoch, error });
+        }
     }
 
     pub(super) fn rotate(&self) -> Result<KeyId, KeyError> {
