@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::TcpStream,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     thread,
 };
@@ -353,4 +354,28 @@ fn the_secret_of_another_fleet_waits_for_a_restart_with_the_rest_of_it() {
     // As soon as the rest is what it was, the secret counts.
     edge.configure(&fleet("edge", "fleet.secret"));
     until(|| edge.log().contains("the fleet secret was replaced").then_some(()));
+}
+
+#[test]
+fn a_fleets_secret_in_a_pipe_is_refused_and_not_waited_for() {
+    let (server, store) = (yes(), store::Server::start());
+    let fleet = format!("[keys.redis]\nurls = [\"{}\"]\nsecret = \"fleet.secret\"\n", store.url());
+    let config = before(server.address) + &fleet;
+    let secret = FleetSecret::generate().unwrap().to_string();
+    let edge = Setup::new(&config).secret_file("fleet.secret", &secret).start();
+    let is_made = Command::new("mkfifo").args(["-m", "600"]).arg(edge.path("pipe")).status().unwrap().success();
+    assert!(is_made);
+    fs::rename(edge.path("pipe"), edge.path("fleet.secret")).unwrap();
+    let is_said = |text: &str| text.contains("keys.redis.secret: ") && text.contains("the fleet secret is not a file");
+    until(|| is_said(&edge.log()).then_some(()));
+    // The main thread goes on: it reads what comes next.
+    edge.write_secret("fleet.secret", &secret);
+    until(|| edge.log().contains("the configuration was put in place").then_some(()));
+    fs::remove_file(edge.path("fleet.secret")).unwrap();
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(edge.path("fleet.secret")).status().unwrap().success());
+    for more in [&["--check"][..], &[]] {
+        let output = ipveil().args(["proxy", "--config"]).arg(edge.path("ipveil.toml")).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
+        assert!(is_said(text(&output.stderr)), "{more:?}: {}", text(&output.stderr));
+    }
 }

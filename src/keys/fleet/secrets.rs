@@ -58,13 +58,36 @@ impl FleetSecret {
         })
     }
 
-    /// From a file, such as a systemd credential, that others can't read, and that nobody but its owner can write.
+    /// From a file, such as a systemd credential, that others can't read, and that nobody but its owner can write. It may also
+    /// be a pipe, such as the shell's `<(command)`: then this waits until somebody writes into it.
     ///
     /// # Errors
     ///
     /// A [`FleetSecretError`], which never quotes what is in there.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, FleetSecretError> {
-        let mut file = fs::File::open(path)?;
+        Self::read_open(fs::File::open(path)?)
+    }
+
+    /// Like [`read`](Self::read), for a program that must not wait: what is no regular file, such as a pipe into which nobody
+    /// writes, is refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and [`FleetSecretError::NotAFile`].
+    pub fn read_at_once(path: impl AsRef<Path>) -> Result<Self, FleetSecretError> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        // To open a pipe is to wait already.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+        let file = options.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(FleetSecretError::NotAFile);
+        }
+        Self::read_open(file)
+    }
+
+    fn read_open(mut file: fs::File) -> Result<Self, FleetSecretError> {
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt as _;
@@ -154,6 +177,8 @@ pub enum FleetSecretError {
     Text,
     /// Everybody may read it, or a group write it.
     Mode,
+    /// It is something other than a file, such as a pipe or a directory.
+    NotAFile,
     /// There is no memory to keep it in.
     Key(KeyError),
     /// The system said no.
@@ -165,6 +190,7 @@ impl fmt::Display for FleetSecretError {
         f.write_str(match self {
             Self::Text => "the fleet secret is not usable (expected one or two lines made by `ipveil keys new-secret`)",
             Self::Mode => "others may read or write the fleet secret (expected mode 0600 or 0640)",
+            Self::NotAFile => "the fleet secret is not a file",
             Self::Key(error) => return error.fmt(f),
             Self::Io(error) => return write!(f, "the fleet secret can't be read: {error}"),
         })
@@ -248,6 +274,36 @@ mod tests {
         fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(file.path(), "x".repeat(100_000)).unwrap();
         assert!(matches!(FleetSecret::read(file.path()), Err(FleetSecretError::Text)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn who_must_not_wait_is_not_given_a_pipe() {
+        use std::{os::unix::fs::PermissionsExt as _, process::Command, thread};
+
+        let directory = tempfile::tempdir().unwrap();
+        let (pipe, file) = (directory.path().join("pipe"), directory.path().join("file"));
+        assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap().success());
+        let made = FleetSecret::generate().unwrap();
+        fs::write(&file, made.as_bytes()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let id = FleetSecret::parse(made.as_bytes()).unwrap().id();
+        for path in [&file, &link] {
+            assert_eq!(FleetSecret::read_at_once(path).unwrap().id(), id);
+        }
+        for path in [&pipe, directory.path()] {
+            let refused = FleetSecret::read_at_once(path).unwrap_err();
+            assert!(matches!(refused, FleetSecretError::NotAFile), "{refused}");
+        }
+        // Who may wait is.
+        let writer = thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::write(pipe, made.as_bytes())
+        });
+        assert_eq!(FleetSecret::read(&pipe).unwrap().id(), id);
+        writer.join().unwrap().unwrap();
     }
 
     #[test]

@@ -127,8 +127,8 @@ pub(super) fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
 }
 
 pub(super) fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
-    // The error says all that is in it.
-    FleetSecret::read(&fleet.secret)
+    // The thread that reads it also hears signals, and answers whoever asks how the proxy is. The error says all that is in it.
+    FleetSecret::read_at_once(&fleet.secret)
         .map_err(|error| anyhow!("{}: {error}", fleet.secret.display()))
         .context(Key::new(["keys", "redis", "secret"]))
 }
