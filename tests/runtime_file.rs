@@ -7,6 +7,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -330,6 +331,61 @@ fn a_disk_is_refused_unless_it_is_allowed_by_name_and_then_it_is_said() {
     assert!(keys.key_id().is_some());
     let on_disk = |event: &KeyEvent| matches!(event, KeyEvent::Noticed { notice: Notice::FileOnDisk, .. });
     assert!(events.lock().unwrap().iter().any(on_disk));
+}
+
+/// Runs tests of this file once more, where `/proc` holds processes and nothing else.
+#[track_caller]
+fn without_proc_sys(tests: &[&str]) {
+    let script =
+        "mount -t proc -o subset=pid proc /proc && test ! -e /proc/uptime && test ! -e /proc/sys && exec \"$@\"";
+    let enter = |user: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(user).args(["--mount", "--pid", "--fork", "sh", "-c", script, "sh"]);
+        command
+    };
+    // As root, or as one in a namespace of his own. Where the system allows neither there is nothing to try.
+    let allowed = [&[][..], &["--user", "--map-root-user"]];
+    let is_allowed = |user: &&&[&str]| enter(user).arg("true").output().is_ok_and(|output| output.status.success());
+    let Some(user) = allowed.iter().find(is_allowed) else { return };
+    let output = enter(user).arg(std::env::current_exe().unwrap()).arg("--exact").args(tests).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains(&format!("{} passed", tests.len())), "{said}");
+}
+
+#[test]
+fn without_proc_sys_a_key_in_memory_survives_a_restart_and_has_no_more_time() {
+    without_proc_sys(&[
+        "a_restart_goes_on_with_the_same_key",
+        "setting_the_clock_back_between_restarts_does_not_keep_a_key_alive",
+    ]);
+}
+
+#[test]
+fn without_proc_sys_a_key_on_a_disk_is_wiped_at_a_restart_and_that_is_said() {
+    without_proc_sys(&["a_key_on_a_disk_survives_a_restart_if_the_boot_is_known"]);
+}
+
+#[test]
+fn a_key_on_a_disk_survives_a_restart_if_the_boot_is_known() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let clock = ManualClock::at(DAY * 20_000 + HOUR * 12);
+    let events: Arc<Mutex<Vec<KeyEvent>>> = Arc::default();
+    let start = || {
+        let file = until("it is let go of", || {
+            match RuntimeFile::open_even_on_a_disk_that_remembers_keys(directory.path().join("keys")) {
+                Err(RuntimeFileError::Locked) => None,
+                other => Some(other.unwrap()),
+            }
+        });
+        let told = events.clone();
+        let ring = KeyRing::builder(file, Epochs::daily()).clock(clock.clone());
+        ring.on_event(move |event| told.lock().unwrap().push(event)).start().unwrap()
+    };
+    let is_known = Path::new("/proc/sys/kernel/random/boot_id").exists();
+    let key = start().key_id().unwrap();
+    assert_eq!(start().key_id() == Some(key), is_known);
+    let about = |notice: &Notice| matches!(notice, Notice::FileWiped(why) if why.contains("without /proc/sys"));
+    assert_eq!(notices(&events.lock().unwrap()).iter().filter(|notice| about(notice)).count(), usize::from(!is_known));
 }
 
 #[test]

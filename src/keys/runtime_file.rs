@@ -27,6 +27,8 @@ use super::{
 ///    over is wiped when a ring starts with the file, and never used: also if no process was there when its epoch ended.
 ///    So is one that was made for epochs of another length. One that is not over has no more time than that, whatever
 ///    the wall clock says by then.
+///    Where the system does not say which boot it is on (Linux without `/proc/sys`; others), that makes no difference in
+///    memory, which is empty after a boot. On a disk no key is used that was there before, and a [`Notice`] says so.
 /// 5. [`KeyRing::rotate`](super::KeyRing::rotate) leaves no key in the file, of whatever epoch, but the one that takes over.
 /// 6. A file that makes no sense is wiped, and said to be so.
 ///
@@ -373,6 +375,11 @@ impl Open {
             self.wipe(length)?;
             notices.push(Notice::FileWiped(why));
         }
+        // A memory's content is of this boot.
+        if !self.in_memory && Boot::id() == 0 && self.slots.iter().any(Option::is_some) {
+            self.slots = Default::default();
+            notices.push(Notice::FileWiped("whether the machine was booted since can't be known without /proc/sys"));
+        }
         self.write()
     }
 
@@ -513,12 +520,15 @@ struct Boot {
 impl Boot {
     /// By the ring's clock: if that is not the system's, time since the boot is as far ahead of the system's as it is.
     fn at(now: Now) -> Self {
-        let id = fs::read("/proc/sys/kernel/random/boot_id")
-            .map_or(0, |id| u64::from_le_bytes(*blake3::hash(&id).as_bytes().first_chunk().expect("32 bytes hold 8")));
         let (system, uptime) = (Instant::now(), secret::since_boot());
         let ahead = now.monotonic.saturating_duration_since(system);
         let behind = system.saturating_duration_since(now.monotonic);
-        Self { id, uptime: milliseconds(uptime.saturating_add(ahead).saturating_sub(behind)) }
+        Self { id: Self::id(), uptime: milliseconds(uptime.saturating_add(ahead).saturating_sub(behind)) }
+    }
+
+    fn id() -> u64 {
+        fs::read("/proc/sys/kernel/random/boot_id")
+            .map_or(0, |id| u64::from_le_bytes(*blake3::hash(&id).as_bytes().first_chunk().expect("32 bytes hold 8")))
     }
 }
 
