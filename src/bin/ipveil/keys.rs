@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use ipveil::keys::{
     fleet::{Console, FleetSecret, FleetStatus, NodeStatus, StoreAddress},
@@ -180,8 +180,7 @@ impl Fleet {
             },
         };
         let path = self.secret_file.as_deref().context("expected --secret-file")?;
-        // The error says all that is in it.
-        let secret = FleetSecret::read(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+        let secret = FleetSecret::read(path).with_context(|| path.display().to_string())?;
         Ok(Console::new(store, &self.namespace, secret)?)
     }
 }

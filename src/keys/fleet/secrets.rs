@@ -192,7 +192,7 @@ impl fmt::Display for FleetSecretError {
             Self::Mode => "others may read or write the fleet secret (expected mode 0600 or 0640)",
             Self::NotAFile => "the fleet secret is not a file",
             Self::Key(error) => return error.fmt(f),
-            Self::Io(error) => return write!(f, "the fleet secret can't be read: {error}"),
+            Self::Io(_) => "the fleet secret can't be read",
         })
     }
 }
@@ -200,9 +200,9 @@ impl fmt::Display for FleetSecretError {
 impl std::error::Error for FleetSecretError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Key(error) => Some(error),
+            Self::Key(error) => error.source(),
             Self::Io(error) => Some(error),
-            _ => None,
+            Self::Text | Self::Mode | Self::NotAFile => None,
         }
     }
 }

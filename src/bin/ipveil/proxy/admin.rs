@@ -30,7 +30,6 @@ use tokio::{
 };
 
 use super::{
-    keys::SPREAD,
     listen::{Listening, SocketFile},
     metrics,
     site::{LOG, Site},
@@ -147,11 +146,17 @@ async fn answer(request: Request<Incoming>, may_command: bool, state: State) -> 
         }
         (method, "/bans") => bans(method, request.uri().query().unwrap_or_default(), &state),
         (&Method::POST, "/scrub") => scrub(request, &state).await,
-        (&Method::GET, "/keys") => keys(&state, SPREAD.is_told()),
+        (&Method::GET, "/keys") => keys(&state, state.site.spread.as_ref().map(|spread| spread.is_told())),
         (&Method::POST, "/keys/rotate") => {
-            let ring = state.site.keys.clone();
-            let rotated = tokio::task::spawn_blocking(move || SPREAD.after(|| ring.rotate())).await;
-            match rotated {
+            let (ring, spread) = (state.site.keys.clone(), state.site.spread.clone());
+            let rotate = move || match spread {
+                Some(spread) => {
+                    let (rotated, is_told) = spread.after(|| ring.rotate());
+                    (rotated, Some(is_told))
+                }
+                None => (ring.rotate(), None),
+            };
+            match tokio::task::spawn_blocking(rotate).await {
                 Ok((Ok(_), is_told)) => keys(&state, is_told),
                 Ok((Err(_), Some(false))) => text(
                     StatusCode::SERVICE_UNAVAILABLE,

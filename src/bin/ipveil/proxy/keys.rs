@@ -1,11 +1,11 @@
 //! The keys that the configuration asks for.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use ipveil::{
     KeyRing,
     keys::{
@@ -18,12 +18,21 @@ use ipveil::{
 use super::guard::Bans;
 use crate::config::{self, Config, Key};
 
-/// Whether the fleet has been told of this process's rotations. A process has one ring.
-pub(super) static SPREAD: Spread = Spread { state: Mutex::new(None), changed: Condvar::new() };
+/// The key ring, and what belongs to it.
+pub(crate) struct Keys {
+    pub(super) ring: KeyRing,
+    /// Where it is written down what becomes of its keys.
+    pub(super) journal: Option<Arc<Journal>>,
+    /// If the keys are a fleet's: how its secret is replaced.
+    pub(super) secret: Option<SecretHandle>,
+    /// If the keys are a fleet's.
+    pub(super) spread: Option<Arc<Spread>>,
+}
 
-pub(super) struct Spread {
-    // None without a fleet.
-    state: Mutex<Option<Told>>,
+/// Whether the fleet has been told of this node's rotations.
+#[derive(Default)]
+pub(crate) struct Spread {
+    state: Mutex<Told>,
     changed: Condvar,
 }
 
@@ -35,29 +44,31 @@ struct Told {
 }
 
 impl Spread {
-    /// Whether the fleet has been told of all rotations; nothing without a fleet.
-    pub(super) fn is_told(&self) -> Option<bool> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).map(|told| !told.is_untold)
+    /// Whether the fleet has been told of all rotations.
+    pub(super) fn is_told(&self) -> bool {
+        !self.told().is_untold
     }
 
-    /// Does what rotates, and waits until it is known whether the fleet has been told; nothing without a fleet.
-    pub(super) fn after<R>(&self, rotate: impl FnOnce() -> R) -> (R, Option<bool>) {
-        let before = self.state.lock().unwrap_or_else(PoisonError::into_inner).map(|told| told.count);
+    /// Does what rotates, and waits until it is known whether the fleet has been told.
+    pub(super) fn after<R>(&self, rotate: impl FnOnce() -> R) -> (R, bool) {
+        let before = self.told().count;
         let rotated = rotate();
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_unknown = |told: &mut Option<Told>| told.map(|told| told.count) == before && before.is_some();
-        let (told, wait) =
-            self.changed.wait_timeout_while(state, LONGEST_SPREAD, is_unknown).unwrap_or_else(PoisonError::into_inner);
-        (rotated, told.map(|told| !told.is_untold && !wait.timed_out()))
+        let is_unknown = |told: &mut Told| told.count == before;
+        let waited = self.changed.wait_timeout_while(self.told(), LONGEST_SPREAD, is_unknown);
+        let (told, wait) = waited.unwrap_or_else(PoisonError::into_inner);
+        (rotated, !told.is_untold && !wait.timed_out())
     }
 
     fn hear(&self, notice: Notice) {
         if let Notice::RotationSpread | Notice::RotationNotSpread = notice {
-            let mut told = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = told.map_or(0, |told| told.count);
-            *told = Some(Told { count: count + 1, is_untold: notice == Notice::RotationNotSpread });
+            let mut told = self.told();
+            *told = Told { count: told.count + 1, is_untold: notice == Notice::RotationNotSpread };
             self.changed.notify_all();
         }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,18 +76,15 @@ pub(super) fn epochs(config: &Config) -> anyhow::Result<Epochs> {
     Epochs::every(config.keys.period).context(Key::new(["keys", "period"]))
 }
 
-/// The key ring, how its fleet's secret is replaced, and where it writes down what becomes of its keys.
-pub(super) fn ring(
-    config: &Config,
-    bans: &Arc<Bans>,
-) -> anyhow::Result<(KeyRing, Option<SecretHandle>, Option<Journal>)> {
+/// Starts the ring.
+pub(super) fn start(config: &Config, bans: &Arc<Bans>) -> anyhow::Result<Keys> {
     let settings = &config.keys;
     let when = match settings.when_unavailable {
         config::WhenUnavailable::Degrade => WhenUnavailable::Degrade,
         config::WhenUnavailable::Withhold => WhenUnavailable::Withhold,
     };
     let epochs = epochs(config)?;
-    let mut secret = None;
+    let (mut secret, mut spread) = (None, None);
     let builder = match (&settings.file, &settings.redis) {
         (Some(path), _) if settings.file_may_be_on_a_disk => KeyRing::builder(
             RuntimeFile::open_even_on_a_disk_that_remembers_keys(path).context(Key::new(["keys", "file"]))?,
@@ -86,25 +94,25 @@ pub(super) fn ring(
         (None, Some(fleet)) => {
             let source = self::fleet(fleet)?;
             secret = Some(source.secret_handle());
-            *SPREAD.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told::default());
+            spread = Some(Arc::<Spread>::default());
             KeyRing::builder(source, epochs)
         }
         (None, None) => KeyRing::builder(MemorySource, epochs),
     };
     let journal = settings.journal.as_ref().map(Journal::open).transpose().context(Key::new(["keys", "journal"]))?;
     let record = journal.as_ref().map(Journal::recorder);
-    let bans = Arc::clone(bans);
+    let (bans, hears) = (Arc::clone(bans), spread.clone());
     let ring = builder.when_unavailable(when).on_event(move |event| {
         match event {
             KeyEvent::Destroyed { .. } => bans.forget_names(),
-            KeyEvent::Noticed { notice, .. } => SPREAD.hear(notice),
+            KeyEvent::Noticed { notice, .. } => hears.iter().for_each(|spread| spread.hear(notice)),
             _ => {}
         }
         if let Some(record) = &record {
             record(event);
         }
     });
-    Ok((ring.start()?, secret, journal))
+    Ok(Keys { ring: ring.start()?, journal: journal.map(Arc::new), secret, spread })
 }
 
 pub(super) fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
@@ -127,9 +135,9 @@ pub(super) fn fleet(settings: &config::Fleet) -> anyhow::Result<RedisSource> {
 }
 
 pub(super) fn secret(fleet: &config::Fleet) -> anyhow::Result<FleetSecret> {
-    // The thread that reads it also hears signals, and answers whoever asks how the proxy is. The error says all that is in it.
+    // The thread that reads it also hears signals, and answers whoever asks how the proxy is.
     FleetSecret::read_at_once(&fleet.secret)
-        .map_err(|error| anyhow!("{}: {error}", fleet.secret.display()))
+        .with_context(|| fleet.secret.display().to_string())
         .context(Key::new(["keys", "redis", "secret"]))
 }
 

@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{admin::seconds, keys::SPREAD, site::Site, worker::Workers};
+use super::{admin::seconds, site::Site, worker::Workers};
 
 /// The counts of one thread, which no other one writes to.
 #[derive(Debug, Default)]
@@ -196,7 +196,7 @@ impl Collector for Counts {
         out.gauge(
             "rotation_untold",
             "Whether this node has rotated, and has not been able to tell its fleet",
-            (SPREAD.is_told() == Some(false)).into(),
+            self.site.spread.as_ref().is_some_and(|spread| !spread.is_told()).into(),
         )?;
         let bans = self.site.bans.as_ref().map_or(0, |bans| bans.list().len());
         out.gauge("bans", "Pseudonyms that are banned", bans as u64)?;

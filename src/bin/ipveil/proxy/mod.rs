@@ -51,7 +51,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use ipveil::{
     KeyRing, Scrubber,
-    keys::{MemorySource, fleet::SecretHandle, journal::Journal},
+    keys::MemorySource,
     scrub::{scrub_panics, tracing::MakeScrubWriter},
 };
 use tokio::{
@@ -65,6 +65,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use self::{
     files::Seen,
     guard::Bans,
+    keys::Keys,
     listen::Listening,
     site::{Lasting, Listener, Site},
     worker::{Message, Workers},
@@ -113,10 +114,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn check(mut config: Config) -> anyhow::Result<()> {
     filter(&config.log)?;
     config.keys.redis.as_ref().map(keys::fleet).transpose()?;
-    let keys = KeyRing::start(MemorySource, keys::epochs(&config)?)?;
+    let ring = KeyRing::start(MemorySource, keys::epochs(&config)?)?;
+    let keys = Keys { ring, journal: None, secret: None, spread: None };
     // What is checked is not written to.
     config.access_log.to = "off".into();
-    Site::new(&config, &Lasting { keys: &keys, bans: None, journal: None, threads: 1, before: None }).map(drop)
+    Site::new(&config, &Lasting { keys: &keys, bans: None, threads: 1, before: None }).map(drop)
 }
 
 /// A proxy that runs.
@@ -125,10 +127,7 @@ pub(crate) struct Proxy {
     config: Config,
     seen: Seen,
     site: Arc<Site>,
-    keys: KeyRing,
-    // If the keys are a fleet's.
-    secret: Option<SecretHandle>,
-    journal: Option<Arc<Journal>>,
+    keys: Keys,
     // It was said that the journal can't be written.
     is_journal_failing: bool,
     bans: Arc<Bans>,
@@ -151,10 +150,8 @@ impl Proxy {
         };
         // Kept even if they are off now, since a later configuration may turn them on.
         let bans = Arc::new(Bans::new(config.bans.tokens, count));
-        let (keys, secret, journal) = keys::ring(&config, &bans)?;
-        let journal = journal.map(Arc::new);
-        let lasting =
-            Lasting { keys: &keys, bans: Some(&bans), journal: journal.as_ref(), threads: count, before: None };
+        let keys = keys::start(&config, &bans)?;
+        let lasting = Lasting { keys: &keys, bans: Some(&bans), threads: count, before: None };
         let site = Arc::new(Site::new(&config, &lasting)?);
         let listening = site.listeners.iter().map(|listener| Ok((listener.address.clone(), listener.open()?)));
         let listening: Vec<_> = listening.collect::<anyhow::Result<_>>()?;
@@ -170,8 +167,6 @@ impl Proxy {
             seen,
             site,
             keys,
-            secret,
-            journal,
             is_journal_failing: false,
             bans,
             listening,
@@ -189,7 +184,7 @@ impl Proxy {
 
     /// The key ring.
     pub(crate) fn keys(&self) -> &KeyRing {
-        &self.keys
+        &self.keys.ring
     }
 
     /// Serves until it is told to end.
@@ -203,7 +198,7 @@ impl Proxy {
         // Held any longer, they would take connections that nobody serves.
         self.listening.clear();
         self.workers.tell(|| Ok(Message::Drain(end)))?;
-        let Self { site, keys, journal, threads, workers, .. } = self;
+        let Self { site, keys: Keys { ring, journal, .. }, threads, workers, .. } = self;
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         // Until then whoever asks is told that this one is not ready any more.
         let end = runtime.block_on(async {
@@ -218,7 +213,7 @@ impl Proxy {
                         // A thread that has ended does not mind.
                         let _ = workers.tell(|| Ok(Message::Drain(end)));
                     }
-                    _ = signals.rotate.recv() => rotate(&keys),
+                    _ = signals.rotate.recv() => rotate(&ring),
                 }
             }
         })?;
@@ -228,7 +223,7 @@ impl Proxy {
         }
         // The last to go is the key, and the journal says so.
         drop(runtime);
-        drop((site, workers, keys));
+        drop((site, workers, ring));
         if let Some(journal) = &journal {
             journal.flush();
         }
@@ -248,7 +243,7 @@ impl Proxy {
             let is_asked = tokio::select! {
                 () = signals.end.recv() => return Ok(admin),
                 _ = signals.rotate.recv() => {
-                    rotate(&self.keys);
+                    rotate(&self.keys.ring);
                     continue;
                 }
                 _ = signals.reload.recv() => true,
@@ -300,7 +295,7 @@ impl Proxy {
         let config = Config::read(path)?;
         self.seen.name(&config);
         let fleet = config.keys.redis.clone();
-        let read = fleet.as_ref().zip(self.secret.as_ref());
+        let read = fleet.as_ref().zip(self.keys.secret.as_ref());
         let secret = read.map(|(fleet, handle)| Ok::<_, anyhow::Error>((handle, keys::secret(fleet)?))).transpose()?;
         let (config, stays) = self.config.changed_to(config);
         // With a fleet that is for the next start, its secret is, too.
@@ -310,8 +305,7 @@ impl Proxy {
         }
         let threads = self.threads.len();
         let before = Some((&self.config, &*self.site));
-        let journal = self.journal.as_ref();
-        let lasting = Lasting { keys: &self.keys, bans: Some(&self.bans), journal, threads, before };
+        let lasting = Lasting { keys: &self.keys, bans: Some(&self.bans), threads, before };
         let site = Arc::new(Site::new(&config, &lasting)?);
         let addresses = || site.listeners.iter().map(|listener| &listener.address);
         let is_same = addresses().eq(self.listening.iter().map(|(address, _)| address));
@@ -356,7 +350,7 @@ impl Proxy {
 
     /// Says when writing it begins to fail, and when that is over.
     fn look_at_the_journal(&mut self) {
-        let Some(journal) = &self.journal else { return };
+        let Some(journal) = &self.keys.journal else { return };
         let (is_failing, lost) = (journal.is_failing(), journal.lost());
         match (self.is_journal_failing, is_failing) {
             (false, true) => tracing::warn!(lost, "the key journal can't be written"),

@@ -25,6 +25,7 @@ use ipveil::{
 use super::{
     access_log::AccessLog,
     guard::{Bans, Limiter},
+    keys::{Keys, Spread},
     listen::Listening,
     rarely::Rarely,
     tls,
@@ -56,6 +57,7 @@ pub(crate) struct Site {
     pub(crate) bans: Option<Arc<Bans>>,
     pub(crate) log: Option<AccessLog>,
     pub(crate) journal: Option<Arc<Journal>>,
+    pub(crate) spread: Option<Arc<Spread>>,
     resolver: Resolver,
     routes: Vec<Route>,
     upstreams: Vec<Arc<Upstream>>,
@@ -92,9 +94,8 @@ struct Route {
 
 /// What survives a change of configuration.
 pub(crate) struct Lasting<'a> {
-    pub(crate) keys: &'a KeyRing,
+    pub(crate) keys: &'a Keys,
     pub(crate) bans: Option<&'a Arc<Bans>>,
-    pub(crate) journal: Option<&'a Arc<Journal>>,
     pub(crate) threads: usize,
     /// The one in place, if there is one.
     pub(crate) before: Option<(&'a Config, &'a Site)>,
@@ -107,7 +108,7 @@ impl Site {
         let resolver = resolver(&config.client, &trusted);
         let policy = policy(config)?;
         let strip = strip(&config.privacy, config.client.source.as_ref())?;
-        let anonymize = AnonymizeLayer::new(resolver.clone(), policy.clone(), lasting.keys.clone()).strip(strip);
+        let anonymize = AnonymizeLayer::new(resolver.clone(), policy.clone(), lasting.keys.ring.clone()).strip(strip);
         let listeners = config.listener.iter().enumerate().map(|(index, listener)| {
             let receiver = Receiver::new(trusted.clone());
             let tls = listener.tls.as_ref().map(tls::server).transpose();
@@ -154,7 +155,7 @@ impl Site {
         };
         Ok(Self {
             anonymize,
-            keys: lasting.keys.clone(),
+            keys: lasting.keys.ring.clone(),
             listeners,
             limits: config.limits.clone(),
             deadlines: config.deadlines.clone(),
@@ -163,7 +164,8 @@ impl Site {
             limiter,
             bans: lasting.bans.cloned().filter(|_| config.bans.enabled),
             log: access_log(config, &policy, lasting)?,
-            journal: lasting.journal.cloned(),
+            journal: lasting.keys.journal.clone(),
+            spread: lasting.keys.spread.clone(),
             policy,
             resolver,
             routes,
@@ -400,7 +402,7 @@ fn access_log(config: &Config, policy: &Policy, lasting: &Lasting<'_>) -> anyhow
         return Ok(None);
     }
     let (to, format) = (&config.access_log.to, config.access_log.format);
-    let scrubber = || Scrubber::new(policy, LOG, lasting.keys.clone()).context(Key::new(["view", "log"]));
+    let scrubber = || Scrubber::new(policy, LOG, lasting.keys.ring.clone()).context(Key::new(["view", "log"]));
     let before = lasting.before.and_then(|(_, site)| site.log.as_ref());
     if let Some(log) =
         before.map(|log| Ok::<_, anyhow::Error>(log.again(to, format, scrubber()?))).transpose()?.flatten()
