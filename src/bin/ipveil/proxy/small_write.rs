@@ -2,11 +2,12 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, ReadBuf};
 
 /// Writes to a socket what is in several pieces; as one piece, if they are small. To copy them takes a few nanoseconds, and
 /// `writev` hundreds more than `send`: it goes to a socket as if that were a file.
@@ -19,16 +20,15 @@ pub(crate) fn poll_write_pieces<S: AsyncWrite + Unpin>(
     if let [piece] = pieces {
         return socket.poll_write(context, piece);
     }
-    let mut joined = [0; SMALL];
-    let mut length = 0;
+    let mut room = [const { MaybeUninit::uninit() }; SMALL];
+    let mut joined = ReadBuf::uninit(&mut room);
     for piece in pieces {
-        let Some(place) = joined.get_mut(length..length + piece.len()) else {
+        if piece.len() > joined.remaining() {
             return socket.poll_write_vectored(context, pieces);
-        };
-        place.copy_from_slice(piece);
-        length += piece.len();
+        }
+        joined.put_slice(piece);
     }
-    socket.as_mut().poll_write(context, &joined[..length])
+    socket.as_mut().poll_write(context, joined.filled())
 }
 
 /// In bytes.
