@@ -128,13 +128,21 @@ fn a_fleet_is_shown_and_rotated() {
     let mut connection = server.connection();
     let record: Vec<u8> = redis::cmd("HGET").arg(name).arg(member).query(&mut connection).unwrap();
     let record = aged(&fs::read_to_string(&path).unwrap(), &record, Duration::from_secs(75));
-    redis::cmd("HSET").arg(name).arg(member).arg(record).exec(&mut connection).unwrap();
+    redis::cmd("HSET").arg(name).arg(member).arg(&record).exec(&mut connection).unwrap();
     let shown = run("status", &[]);
     assert!(text(&shown.stdout).contains("; may still have its key"), "{}", text(&shown.stdout));
     let rotated = run("rotate-now", &["--wait", "2"]);
     let said = text(&rotated.stdout);
     assert_eq!(rotated.status.code(), Some(1), "{said}");
     assert!(said.starts_with("1 of 2 nodes") && said.contains("may still have its key"), "{said}");
+
+    // Nor when the secret that it has signed with was replaced meanwhile.
+    let foreign = [&record[..1], &[7; 8], &record[9..]].concat();
+    redis::cmd("HSET").arg(name).arg(member).arg(foreign).exec(&mut connection).unwrap();
+    let rotated = run("rotate-now", &["--wait", "2"]);
+    let said = text(&rotated.stdout);
+    assert_eq!(rotated.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("1 of 1 nodes") && said.contains("1 more with another fleet secret"), "{said}");
 }
 
 #[test]

@@ -540,7 +540,7 @@ fn milliseconds(duration: Duration) -> u64 {
 const SLACK: u64 = 1000;
 /// More than reading, writing and hashing the file take.
 const STACK: usize = 32 * 1024;
-const MAGIC: &[u8] = b"ipveilk1";
+const MAGIC: &[u8] = b"ipveilk2";
 const SLOTS: usize = 2;
 const CHECK: usize = 8;
 const SLOT: usize = 5 * 8 + 32 + CHECK;

@@ -44,19 +44,28 @@ fn a_stranger_that_is_gone_is_none() {
     let node = fleet.join(&server.url());
     let mut connection = server.connection();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let record = |at: Duration| {
-        let at = (at.as_millis() as u64).to_be_bytes();
-        [&[1][..], &[7; 8], &[8; 8], &at, &[9; 100]].concat()
+    let record = |at: Duration, until: Duration| {
+        let [at, until] = [at, until].map(|time| (time.as_millis() as u64).to_be_bytes());
+        [&[1][..], &[7; 8], &[8; 8], &at, &until, &[9; 92]].concat()
     };
     let mut console = fleet.console(&server.url());
     let strangers = |console: &mut Console| console.status(fleet.now()).unwrap().strangers;
     let name = "ipveil:{edge}:nodes";
-    for (place, at) in [now - HOUR * 2, now + DAY * 365, now + DAY * 365_000_000].into_iter().enumerate() {
-        let _: () = connection.hset(name, format!("{place:016x}"), record(at)).unwrap();
+    let (past, future) = (now - HOUR, now + DAY * 365_000_000);
+    for (place, (at, until)) in
+        [(now - HOUR * 2, past), (now - DAY * 3, future), (now + DAY * 365, future), (future, future)]
+            .into_iter()
+            .enumerate()
+    {
+        let _: () = connection.hset(name, format!("{place:016x}"), record(at, until)).unwrap();
         assert!(strangers(&mut console).is_empty(), "{at:?}");
     }
-    let _: () = connection.hset(name, "8".repeat(16), record(now)).unwrap();
-    assert_eq!(strangers(&mut console), [0x0707_0707_0707_0707]);
+    // One that is there, and one that may have a key still.
+    for (place, at, until) in [("8", now, past), ("9", now - HOUR * 2, now + HOUR)] {
+        let _: () = connection.hset(name, place.repeat(16), record(at, until)).unwrap();
+        assert_eq!(strangers(&mut console), [0x0707_0707_0707_0707]);
+    }
+    assert_eq!(console.status(fleet.now()).unwrap().strange_nodes, 2);
     // Whoever comes puts in order what is there.
     let other = fleet.join(&server.url());
     until("it is gone", || (connection.hlen(name) == Ok(3)).then_some(()));

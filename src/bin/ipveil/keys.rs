@@ -300,6 +300,7 @@ fn in_json(status: &FleetStatus) -> Value {
         "generation": status.generation,
         "key": status.key.map(|key| key.to_string()),
         "nodes": status.nodes.iter().map(node).collect::<Vec<_>>(),
+        "strange_nodes": status.strange_nodes,
         "strangers": status.strangers.iter().map(|id| format!("{id:016x}")).collect::<Vec<_>>(),
         "store_persists": status.store_persists,
         "store_ahead_seconds": status.store_is_ahead,
@@ -351,8 +352,15 @@ fn rotate_now(arguments: &RotateNow, output: &mut impl Write) -> Result<ExitCode
             };
             writeln!(output, "  {name}  {member:016x}  {how} as soon as it can reach the store")?;
         }
+        if status.strange_nodes > 0 {
+            writeln!(
+                output,
+                "  {} more with another fleet secret, of which nothing is known (expected --secret-file with both secrets, if it was replaced)",
+                status.strange_nodes
+            )?;
+        }
     }
-    Ok(if late.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if late.is_empty() && status.strange_nodes == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Whether the key that `node` has now was in use then. A generation is a number that somebody wrote; a key is what it is about.

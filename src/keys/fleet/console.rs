@@ -11,7 +11,7 @@ use redis::{Cmd, Value, cmd};
 use super::{
     super::{Epoch, Epochs, KeyId, until},
     FleetError, LINGER, Names, expiry, is_name,
-    record::{Claim, Fleet, Generation, Node, Place, Record, Unbelievable, is_lost, written},
+    record::{Claim, Fleet, Generation, LONGEST_LIFE, Node, Place, Record, Unbelievable, is_lost, may_have_a_key},
     secrets::FleetSecret,
     source::{field, milliseconds, whole_milliseconds},
     store::{Away, Store, StoreAddress, value},
@@ -33,6 +33,8 @@ struct Look {
     epochs: Epochs,
     // All that were seen of late, or may still have a key.
     nodes: Vec<Node>,
+    // The same of those whose secret is another.
+    strange_nodes: usize,
     strangers: Vec<u64>,
     // The store's clock, in milliseconds since 1970.
     time: u64,
@@ -58,7 +60,7 @@ impl Console {
     /// A [`FleetError`] if the store can't be used, or holds no fleet of this secret.
     pub fn status(&mut self, now: SystemTime) -> Result<FleetStatus, FleetError> {
         self.store.begin();
-        let Look { epochs, nodes, mut strangers, time } = self.look()?;
+        let Look { epochs, nodes, strange_nodes, mut strangers, time } = self.look()?;
         let epoch = epochs.at(now);
         let (number, _) = self.generation(epoch.0, &nodes, &mut strangers)?;
         let claim = cmd("GET").arg(Names(&self.namespace).claim(epoch.0, number)).take();
@@ -84,6 +86,7 @@ impl Console {
             generation: number,
             key: claim.map(|claim| KeyId(claim.key.to_be_bytes())),
             nodes,
+            strange_nodes,
             strangers,
             store_persists: self.store.persists,
             store_is_ahead: seconds(time).saturating_sub(seconds(milliseconds(now))),
@@ -155,14 +158,15 @@ impl Console {
         let time = second.saturating_mul(1000).saturating_add(micros / 1000);
 
         let place = Place::of_fleet(&self.namespace);
-        let (mut nodes, mut strangers) = (Vec::new(), Vec::new());
+        let (mut nodes, mut strange_nodes, mut strangers) = (Vec::new(), 0, Vec::new());
         for (name, record) in &records {
             match Node::believe(record, &self.secret, place) {
                 Ok(node) if field(node.member) == *name && (!is_lost(node.at, time) || time < node.until) => {
                     nodes.push(node);
                 }
-                // A node that is gone is no stranger any more, nor is what somebody has written once.
-                Err(Unbelievable::ForeignSecret(id)) if written(record).is_some_and(|at| !is_lost(at, time)) => {
+                // A node whose keys are over is no stranger any more, nor is what somebody has written once.
+                Err(Unbelievable::ForeignSecret(id)) if may_have_a_key(record, time) => {
+                    strange_nodes += 1;
                     strangers.push(id);
                 }
                 _ => {}
@@ -185,7 +189,7 @@ impl Console {
                 usual(&nodes).ok_or(error)?
             }
         };
-        Ok(Look { epochs, nodes, strangers, time })
+        Ok(Look { epochs, nodes, strange_nodes, strangers, time })
     }
 
     /// In which generation of `epoch` the fleet is, and whether that is written: otherwise it is what nodes say.
@@ -227,6 +231,9 @@ pub struct FleetStatus {
     pub key: Option<KeyId>,
     /// The nodes that were seen of late, and those that were not but may still have a key: see [`NodeStatus::is_lost`].
     pub nodes: Vec<NodeStatus>,
+    /// How many nodes there are with other fleet secrets, or were, and may still have a key: after the secret was replaced, it
+    /// may be this fleet's. As their records say; this console's secret says nothing of whether they are true.
+    pub strange_nodes: usize,
     /// Public names of other fleet secrets that are used in this namespace now.
     pub strangers: Vec<u64>,
     /// Whether the store says that it writes to a disk.
@@ -308,5 +315,3 @@ fn epochs(seconds: u64) -> Option<Epochs> {
 const AHEAD: u64 = 10;
 /// In how many epochs nodes are at once, however their clocks differ.
 const MOST_EPOCHS: usize = 64;
-/// How many milliseconds a node may have a key that it has now: the longest epoch, and the next.
-const LONGEST_LIFE: u64 = 2 * 86_400_000;

@@ -96,6 +96,16 @@ pub(super) fn written(record: &[u8]) -> Option<u64> {
     record.get(17..).and_then(|content| Reader(content).number())
 }
 
+/// Whether whoever has written a node's record is there, or may still have the key that it had then, as the record says. That it
+/// is true is for [`Record::believe`] to say.
+pub(super) fn may_have_a_key(record: &[u8], time: u64) -> bool {
+    let Some(at) = written(record) else { return false };
+    let until = record.get(25..).and_then(|content| Reader(content).number()).unwrap_or(0);
+    // Not for ever, whatever it says.
+    let is_past = at <= time.saturating_add(LOST.as_millis() as u64);
+    !is_lost(at, time) || is_past && time < until.min(at.saturating_add(LONGEST_LIFE))
+}
+
 /// Whether a node that has written at that time has not been seen of late. Both are in milliseconds, by the store's clock.
 pub(super) fn is_lost(at: u64, time: u64) -> bool {
     Duration::from_millis(at.abs_diff(time)) >= LOST
@@ -242,6 +252,8 @@ impl Reader<'_> {
     }
 }
 
+/// How many milliseconds a node may have a key that it has now: the longest epoch, and the next.
+pub(super) const LONGEST_LIFE: u64 = 2 * 86_400_000;
 /// A node that says nothing for this long does not look at the store, or can't write to it.
 const LOST: Duration = Duration::from_secs(60);
 const VERSION: u8 = 1;
