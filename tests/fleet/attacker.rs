@@ -143,6 +143,32 @@ fn whoever_controls_the_store_can_not_keep_a_fleet_out_with_one_record() {
 }
 
 #[test]
+fn more_than_can_be_read_in_the_place_of_the_nodes_or_of_members_is_removed() {
+    let (server, fleet) = (Server::start(), fleet());
+    let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];
+    let key = within(SOON, "agreement", || agreed(&nodes));
+    let mut connection = server.connection();
+    let mut console = fleet.console(&server.url());
+    let junk = vec![0; 5 << 20];
+    let hashes = ["ipveil:{edge}:nodes", "ipveil:{edge}:20000:0:members"];
+    for name in hashes {
+        let _: () = connection.hset(name, "junk", &junk).unwrap();
+        // Whoever comes puts in order what is there.
+        let late = fleet.join(&server.url());
+        until("it is gone", || (connection.hexists(name, "junk") == Ok(false)).then_some(()));
+        within(Duration::from_secs(5), "agreement", || agreed(nodes.iter().chain([&late])));
+        until("all are seen", || (console.status(fleet.now()).ok()?.nodes.len() == 3).then_some(()));
+    }
+    assert_eq!(agreed(&nodes), Some(key));
+    // Where nobody puts anything in order yet, everything else goes on.
+    let _: () = connection.hset(hashes[0], "junk", &junk).unwrap();
+    nodes[0].keys.rotate().unwrap();
+    let next = within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+    fleet.clock.advance(DAY);
+    within(Duration::from_secs(5), "the next key", || agreed(&nodes).filter(|after| *after != next));
+}
+
+#[test]
 fn entries_that_are_cut_or_are_of_another_type_make_nobody_panic() {
     let (server, fleet) = (Server::start(), fleet());
     let nodes = [fleet.join(&server.url()), fleet.join(&server.url())];

@@ -243,6 +243,9 @@ fn reason(error: &RedisError) -> &'static str {
     if let Some(error) = in_tls(error) {
         return reason_in_tls(error);
     }
+    if is_too_long(error) {
+        return TOO_LONG;
+    }
     match error.kind() {
         ErrorKind::InvalidClientConfig => {
             "this machine's roots of trust are missing or can't be read (SSL_CERT_FILE names others)"
@@ -273,6 +276,13 @@ fn in_tls(error: &RedisError) -> Option<&rustls::Error> {
     inside.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
+/// Whether the answer was longer than this node takes.
+fn is_too_long(error: &RedisError) -> bool {
+    let inside = error.source().and_then(|inside| inside.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let inside = inside.and_then(|inside| inside.downcast_ref::<io::Error>());
+    inside.is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge)
+}
+
 fn reason_in_tls(error: &rustls::Error) -> &'static str {
     match error {
         rustls::Error::InvalidCertificate(why) => match why {
@@ -297,6 +307,8 @@ fn reason_in_tls(error: &rustls::Error) -> &'static str {
 
 /// Nobody of the fleet has put that there.
 pub(super) const OF_ANOTHER_TYPE: &str = "something in it is of another type";
+/// What is asked for is more than a fleet writes there.
+pub(super) const TOO_LONG: &str = "something in it is longer than a node takes";
 const UNFIT: &str = "it does not answer as a store should";
 /// How long the store may take to answer all that is asked in one turn.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);

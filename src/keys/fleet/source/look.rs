@@ -13,7 +13,7 @@ use super::{
         super::{Epoch, Notice, Reason, RingHandle},
         Names,
         record::{Fleet, Generation, Node, Record, Unbelievable, is_lost, signer, written},
-        store::{OF_ANOTHER_TYPE, value},
+        store::{Away, OF_ANOTHER_TYPE, TOO_LONG, value},
     },
     NODES_EXPIRY, RedisSource, Trouble, field, milliseconds, whole_milliseconds,
 };
@@ -55,7 +55,11 @@ impl RedisSource {
             cmd("HKEYS").arg(names.sealed(epoch, generation)).take(),
             cmd("TIME").take(),
         ];
-        let answers = self.ask(&commands)?;
+        let answers = self.ask(&commands);
+        if let Err(Trouble::Away(Away(TOO_LONG))) = answers {
+            self.cluttered.insert(epoch);
+        }
+        let answers = answers?;
         let mut answers = answers.into_iter();
         let (second, micros): (u64, u64);
         let board = Board {
@@ -183,16 +187,33 @@ impl RedisSource {
     }
 
     fn nodes(&mut self) -> Result<HashMap<String, Vec<u8>>, Trouble> {
+        self.disperse()?;
         let name = Names(&self.node.namespace).nodes();
-        Ok(value(self.ask(&[cmd("HGETALL").arg(name).take()])?.pop())?)
+        let answers = self.ask(&[cmd("HGETALL").arg(name).take()]);
+        // Said to the store when it is asked again: it is left alone for a moment now.
+        self.crowded = matches!(answers, Err(Trouble::Away(Away(TOO_LONG))));
+        Ok(value(answers?.pop())?)
+    }
+
+    /// Removes what all nodes have said if it was more than can be read. They say it again within a second.
+    fn disperse(&mut self) -> Result<(), Trouble> {
+        if self.crowded {
+            let name = Names(&self.node.namespace).nodes();
+            self.ask(&[cmd("DEL").arg(name).take()])?;
+            (self.crowded, self.greeted) = (false, None);
+        }
+        Ok(())
     }
 
     /// Removes what nodes have left behind that did not end by themselves, and what never was of a node. It stays for an hour
     /// after a node can have had a key.
     pub(super) fn tidy(&mut self) -> Result<(), Trouble> {
+        self.disperse()?;
         if self.tidied.is_some_and(|tidied| tidied.elapsed() < FLEET_EXPIRY) {
             return Ok(());
         }
+        // Whatever comes of it: what can't be read now is not asked for in each turn.
+        self.tidied = Some(Instant::now());
         let nodes = self.nodes()?;
         let (time, hour) = (whole_milliseconds(self.time), whole_milliseconds(NODES_EXPIRY));
         let is_old = |(name, record): &(&String, &Vec<u8>)| {
@@ -207,7 +228,6 @@ impl RedisSource {
             let name = Names(&self.node.namespace).nodes();
             self.ask(&[cmd("HDEL").arg(name).arg(old).take()])?;
         }
-        self.tidied = Some(Instant::now());
         Ok(())
     }
 

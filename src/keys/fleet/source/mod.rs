@@ -54,6 +54,8 @@ pub struct RedisSource {
     looking_at: u64,
     // For which epochs there is something of a type that can't be read.
     cluttered: HashSet<u64>,
+    // There is more in the place of the nodes than can be read.
+    crowded: bool,
 }
 
 /// The fleet secret of a source that is in use, to be replaced: made by [`RedisSource::secret_handle`].
@@ -128,15 +130,15 @@ struct Said {
 
 /// Why there is no key now.
 enum Trouble {
-    Away,
+    Away(Away),
     /// This node may not take part, and has said why.
     StayOut,
     Key(KeyError),
 }
 
 impl From<Away> for Trouble {
-    fn from(_: Away) -> Self {
-        Self::Away
+    fn from(away: Away) -> Self {
+        Self::Away(away)
     }
 }
 
@@ -175,6 +177,7 @@ impl RedisSource {
             time: Duration::ZERO,
             looking_at: 0,
             cluttered: HashSet::new(),
+            crowded: false,
         }
     }
 
@@ -398,7 +401,6 @@ impl RedisSource {
         let turned = self.turn(present.0, false);
         // Also if this node stays out: so that a status shows that there is such a one.
         self.greet()?;
-        self.tidy()?;
         turned?;
         if ring.lend(present, |_| ()).is_none() {
             // It may be one of its own, or none at all.
@@ -409,6 +411,8 @@ impl RedisSource {
         if ring.lend(next, |_| ()).is_some() || self.unspread.contains(&next.0) || !self.signed.contains(&next.0) {
             self.turn(next.0, false)?;
         }
+        // Last: nothing waits for it, and a node that stays out does not know what is the fleet's.
+        let _ = self.tidy();
         Ok(())
     }
 }
@@ -496,7 +500,7 @@ impl KeySource for RedisSource {
         self.turned = Some(Instant::now());
         // Whatever is wrong was said.
         let attended = self.attend();
-        self.look_at_the_store(matches!(attended, Err(Trouble::Away)));
+        self.look_at_the_store(matches!(attended, Err(Trouble::Away(_))));
         Some(TURN)
     }
 }
