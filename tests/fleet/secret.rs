@@ -1,6 +1,7 @@
 //! How a secret is replaced, and what a node with another one sees.
 
 use std::{
+    collections::HashMap,
     sync::Mutex,
     time::{Duration, SystemTime},
 };
@@ -12,7 +13,9 @@ use ipveil::keys::{
 use redis::Commands as _;
 
 use crate::{
+    gate::Gate,
     node::{DAY, Fleet, HOUR, Node, SOON, agreed, fleet, secret, source},
+    stolen::aged,
     store::{
         Server,
         until::{until, within},
@@ -51,25 +54,55 @@ fn a_stranger_that_is_gone_is_none() {
     let mut console = fleet.console(&server.url());
     let strangers = |console: &mut Console| console.status(fleet.now()).unwrap().strangers;
     let name = "ipveil:{edge}:nodes";
-    let (past, future) = (now - HOUR, now + DAY * 365_000_000);
-    for (place, (at, until)) in
-        [(now - HOUR * 2, past), (now - DAY * 3, future), (now + DAY * 365, future), (future, future)]
-            .into_iter()
-            .enumerate()
-    {
+    let over = [
+        (now - HOUR * 2, now - HOUR * 2),
+        (now - DAY * 3, now + DAY),
+        (now + DAY * 365, now + DAY * 366),
+        (now + DAY * 365_000_000, now),
+    ];
+    for (place, (at, until)) in over.into_iter().enumerate() {
         let _: () = connection.hset(name, format!("{place:016x}"), record(at, until)).unwrap();
         assert!(strangers(&mut console).is_empty(), "{at:?}");
     }
-    // One that is there, and one that may have a key still.
-    for (place, at, until) in [("8", now, past), ("9", now - HOUR * 2, now + HOUR)] {
+    // One that is there; and one that may have a key until tomorrow, by its own account.
+    for (place, at, until) in [("8", now, now), ("9", now - HOUR * 2, now + DAY)] {
         let _: () = connection.hset(name, place.repeat(16), record(at, until)).unwrap();
         assert_eq!(strangers(&mut console), [0x0707_0707_0707_0707]);
     }
     assert_eq!(console.status(fleet.now()).unwrap().strange_nodes, 2);
     // Whoever comes puts in order what is there.
     let other = fleet.join(&server.url());
-    until("it is gone", || (connection.hlen(name) == Ok(3)).then_some(()));
+    until("it is gone", || (connection.hlen(name) == Ok(4)).then_some(()));
     within(SOON, "agreement", || agreed([&node, &other]));
+}
+
+#[test]
+fn a_node_with_a_wrong_secret_leaves_the_nodes_of_the_fleet_in_the_list() {
+    let (server, fleet) = (Server::start(), fleet());
+    let gate = Gate::before(server.port);
+    let (near, far) = (fleet.join(&server.url()), fleet.join(&gate.url()));
+    within(SOON, "agreement", || agreed([&near, &far]));
+    let mut connection = server.connection();
+    let name = "ipveil:{edge}:nodes";
+    let listed: HashMap<String, Vec<u8>> =
+        until("both are listed", || connection.hgetall(name).ok().filter(|nodes: &HashMap<_, _>| nodes.len() == 2));
+    gate.shut();
+    drop(near);
+    let far_one: HashMap<String, Vec<u8>> = connection.hgetall(name).unwrap();
+    let (field, record) = far_one.into_iter().next().unwrap();
+    assert!(listed.contains_key(&field));
+    // Cut off for two hours, with a key for ten more.
+    let _: () = connection.hset(name, &field, aged(&fleet.secret, &record, HOUR * 2)).unwrap();
+    let wrong = Fleet { secret: FleetSecret::generate().unwrap().to_string(), clock: fleet.clock.clone(), ..fleet };
+    let stranger = wrong.join(&server.url());
+    until("it stays out, and says so", || (connection.hlen(name) == Ok(2)).then_some(()));
+    // Nor if it is taken for one of the fleet, a minute later: its first turns would tidy up.
+    wrong.clock.advance(Duration::from_secs(60));
+    let other = within(SOON, "a key", || stranger.key());
+    let late = wrong.join(&server.url());
+    within(SOON, "agreement", || (late.key() == Some(other)).then_some(()));
+    until("all are listed", || (connection.hlen(name) == Ok(4)).then_some(()));
+    assert_eq!(connection.hexists(name, &field), Ok(true));
 }
 
 #[test]

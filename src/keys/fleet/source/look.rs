@@ -216,11 +216,16 @@ impl RedisSource {
         self.tidied = Some(Instant::now());
         let nodes = self.nodes()?;
         let (time, hour) = (whole_milliseconds(self.time), whole_milliseconds(NODES_EXPIRY));
+        let longest_life = whole_milliseconds(LONGEST_LIFE);
         let is_old = |(name, record): &(&String, &Vec<u8>)| {
             match Node::believe(record, &self.node.secret, self.node.anywhere()) {
                 Ok(node) if field(node.member) == **name => node.until.max(node.at).saturating_add(hour) < time,
-                // A stranger that is there goes on saying what time it is.
-                _ => written(record).is_none_or(|at| at.abs_diff(time) > hour),
+                // Of the fleet all the same, if it is this node that has a wrong secret. Whoever it is, what he says of the time
+                // is believed as far as it makes sense.
+                _ => written(record).zip(said_until(record)).is_none_or(|(at, until)| {
+                    let until = until.clamp(at, at.saturating_add(longest_life));
+                    at.saturating_sub(time) > hour || until.saturating_add(hour) < time
+                }),
             }
         };
         let old: Vec<_> = nodes.iter().filter(is_old).map(|(name, _)| name).collect();
@@ -323,7 +328,15 @@ impl RedisSource {
     }
 }
 
+/// Until when a node's record says that the node may have a key. That it may is for [`Record::believe`] to say.
+fn said_until(record: &[u8]) -> Option<u64> {
+    // Right after when it was written.
+    record.get(8..).and_then(written)
+}
+
 /// How late a rotation may be heard of until it is said.
 const LATE: Duration = Duration::from_secs(5);
 const FLEET_EXPIRY: Duration = Duration::from_secs(60);
+/// How long after a record that can't be believed its node may have a key: whoever wrote it.
+const LONGEST_LIFE: Duration = Duration::from_secs(2 * 86_400);
 const MOST_SAID: usize = 64;
