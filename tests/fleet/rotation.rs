@@ -19,7 +19,7 @@ use redis::Commands as _;
 
 use crate::{
     gate::Gate,
-    node::{DAY, Fleet, SOON, agreed, fleet, secret, source},
+    node::{DAY, Fleet, Node, SOON, agreed, fleet, secret, source},
     stolen::{aged, stolen},
     store::{
         Server,
@@ -248,6 +248,40 @@ fn a_rotation_that_could_not_be_told_is_told_when_it_can() {
     gate.open();
     within(Duration::from_secs(8), "another key", || agreed([&near, &far]).filter(|next| *next != key));
     until("it is said", || far.notices().contains(&Notice::RotationSpread).then_some(()));
+}
+
+#[test]
+fn a_rotation_that_could_not_be_told_is_none_that_another_node_asked_for() {
+    let (server, fleet) = (Server::start(), fleet());
+    let gate = Gate::before(server.port);
+    let (near, far) = (fleet.join(&server.url()), fleet.join(&gate.url()));
+    let mut key = within(SOON, "agreement", || agreed([&near, &far]));
+    // As often as the node that is cut off, and more often.
+    for rotations in [1, 2] {
+        gate.shut();
+        for _ in 0..rotations {
+            fleet.clock.advance(Duration::from_secs(1));
+            near.keys.rotate().unwrap();
+            key = within(SOON, "another key", || near.key().filter(|next| *next != key));
+        }
+        fleet.clock.advance(Duration::from_secs(1));
+        let said = |node: &Node, notice| node.notices().into_iter().filter(|there| *there == notice).count();
+        let before = said(&far, Notice::RotationSpread);
+        let _ = far.keys.rotate();
+        until("it is said", || {
+            (said(&far, Notice::RotationNotSpread) > said(&far, Notice::RotationSpread)).then_some(())
+        });
+        assert_eq!(near.key(), Some(key));
+        gate.open();
+        until("it is said", || (said(&far, Notice::RotationSpread) == before + 1).then_some(()));
+        key = within(Duration::from_secs(8), "a key of neither", || agreed([&near, &far]).filter(|next| *next != key));
+    }
+    // And it is over: nobody goes on.
+    let generation = fleet.console(&server.url()).status(fleet.now()).unwrap().generation;
+    fleet.clock.advance(DAY);
+    let next = within(Duration::from_secs(8), "tomorrow's key", || agreed([&near, &far]).filter(|next| *next != key));
+    assert_eq!(agreed([&near, &far]), Some(next));
+    assert_eq!(fleet.console(&server.url()).status(fleet.now()).unwrap().generation, generation);
 }
 
 #[test]

@@ -31,7 +31,13 @@ impl RedisSource {
         }
     }
 
-    pub(super) fn spread(&mut self, epoch: u64, generation: Generation, wall: SystemTime) -> Result<(), Trouble> {
+    /// Has the store name this generation. Gives what it has named meanwhile, if that is another which is no earlier.
+    pub(super) fn spread(
+        &mut self,
+        epoch: u64,
+        generation: Generation,
+        wall: SystemTime,
+    ) -> Result<Option<Generation>, Trouble> {
         let record = generation.sign(&self.node.secret, self.place_of(epoch)).ok_or(Trouble::StayOut)?;
         let expiry = self.expiry(epoch, wall).ok_or(Trouble::StayOut)?;
         let name = Names(&self.node.namespace).generation(epoch);
@@ -40,10 +46,28 @@ impl RedisSource {
         // Somebody has rotated since this node has looked, and has the last word.
         if let Some(before) = before
             && let Ok(there) = Generation::believe(&before, &self.node.secret, self.place_of(epoch))
-            && there.number > generation.number
+            && there.number >= generation.number
             && there.follows(generation.number)
         {
-            self.ask(&[set(before)])?;
+            if there.number > generation.number {
+                self.ask(&[set(before)])?;
+            }
+            return Ok((there.number > generation.number || there.at != generation.at).then_some(there));
+        }
+        Ok(None)
+    }
+
+    /// Tells the fleet that this node was told to rotate. Whatever the fleet has come to without having heard of that, it leaves:
+    /// else its key would be one of another rotation, from before.
+    pub(super) fn spread_a_rotation(
+        &mut self,
+        epoch: u64,
+        mut generation: Generation,
+        wall: SystemTime,
+    ) -> Result<(), Trouble> {
+        while let Some(there) = self.spread(epoch, generation, wall)? {
+            generation.number = there.number.checked_add(1).ok_or(Trouble::StayOut)?;
+            self.enter(epoch, generation, true);
         }
         Ok(())
     }
@@ -63,7 +87,8 @@ impl RedisSource {
         if let Some(ring) = &self.ring {
             ring.destroy(Epoch(epoch), Reason::Superseded);
         }
-        self.spread(epoch, generation, wall)
+        self.spread(epoch, generation, wall)?;
+        Ok(())
     }
 
     /// Puts this node's public half where the others look for it.

@@ -273,6 +273,21 @@ impl RedisSource {
         wall: SystemTime,
     ) -> Result<bool, Trouble> {
         let ours = self.generation(epoch);
+        let known = self.generations.get(&epoch).copied().filter(|_| self.unspread.contains(&epoch));
+        if let Some((mut known, written)) = known.zip(written)
+            && written.number >= ours
+            && (written.number > ours || written.at != known.at)
+        {
+            // Of another rotation: of the one that this node was told to do nobody has heard.
+            known.number = written.number.checked_add(1).ok_or(Trouble::StayOut)?;
+            self.enter(epoch, known, true);
+            if let Some(ring) = &self.ring {
+                ring.destroy(Epoch(epoch), Reason::Rotated);
+            }
+            self.spread_a_rotation(epoch, known, wall)?;
+            self.spread_no_more(|spread| *spread == epoch);
+            return Ok(true);
+        }
         if let Some(written) = written.filter(|written| written.number > ours) {
             let late = milliseconds(wall).saturating_sub(written.at);
             let ring = self.ring.clone().ok_or(Trouble::StayOut)?;
@@ -300,7 +315,12 @@ impl RedisSource {
         let theirs = written.map_or(0, |written| written.number);
         match known {
             // Forgotten by the store, or not there yet, or brought back from before.
-            Some(known) if theirs < ours => self.spread(epoch, known, wall)?,
+            Some(known) if theirs < ours && self.unspread.contains(&epoch) => {
+                self.spread_a_rotation(epoch, known, wall)?;
+            }
+            Some(known) if theirs < ours => {
+                self.spread(epoch, known, wall)?;
+            }
             Some(known) if !self.signed.contains(&epoch) => {
                 let ours = self.node.secret.id();
                 if board.generation.as_ref().is_some_and(|there| signer(there) != Some(ours)) {

@@ -284,14 +284,17 @@ impl RedisSource {
             return Ok(None);
         }
         fleet?;
+        let generation = self.generation(epoch);
         self.keep_the_generation(epoch, &board, written, now.wall)?;
+        if self.generation(epoch) != generation {
+            return Ok(None);
+        }
 
         let held =
             ring.lend(Epoch(epoch), |key| Some((key.id(), sealed::commitment(key, self.place(epoch))?))).flatten();
         if held.is_none() && !is_wanted {
             return Ok(None);
         }
-        let generation = self.generation(epoch);
         let claim = match &board.claim {
             None => None,
             Some(record) => match Claim::believe(record, &self.node.secret, self.place(epoch)) {
@@ -481,7 +484,7 @@ impl KeySource for RedisSource {
             (epoch, generation)
         });
         for (epoch, generation) in entered {
-            if self.spread(epoch, generation, now.wall).is_err() {
+            if self.spread_a_rotation(epoch, generation, now.wall).is_err() {
                 self.unspread.insert(epoch);
             } else {
                 self.unspread.remove(&epoch);
