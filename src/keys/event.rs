@@ -197,7 +197,9 @@ impl fmt::Display for Notice {
                 "this node has rotated and can't tell the fleet yet; if it is restarted before it can, the fleet goes on \
                  with the old key, and so does this node",
             ),
-            Self::RotationSpread => f.write_str("the fleet has been told that this node has rotated"),
+            Self::RotationSpread => f.write_str(
+                "this node has rotated, and the fleet has been told, or has no key any more of which it would have to be told",
+            ),
             Self::SplitHealed => f.write_str("two keys were made for one epoch; this node has given up its own"),
             Self::HoldersGone => f.write_str("nobody who has the epoch's key answers; the fleet takes another"),
         }
