@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use ipveil::keys::{Epochs, KeyEvent, KeyId, ManualClock, Notice, fleet::FleetSecret};
+use redis::Commands as _;
 
 use crate::{
     gate::Gate,
@@ -93,6 +94,26 @@ fn a_node_that_takes_a_key_over_has_it_as_long_as_the_one_that_made_it() {
     let third = fleet.join(&server.url());
     let other = within(Duration::from_secs(8), "another key", || agreed([&second, &third]));
     assert_ne!(other, key);
+}
+
+#[test]
+fn a_node_whose_clock_was_set_back_is_listed_as_long_as_it_may_have_a_key() {
+    let (server, fleet) = (Server::start(), fleet());
+    fleet.clock.set_wall(DAY * 20_000 + HOUR);
+    let node = fleet.join(&server.url());
+    let key = node.key().unwrap();
+    // Its key is there for 23 hours, and the epoch by the wall clock for one.
+    fleet.clock.set_wall(DAY * 20_000 - HOUR);
+    let mut connection = server.connection();
+    let left = until("it says so", || {
+        let records: Vec<Vec<u8>> = connection.hvals("ipveil:{edge}:nodes").unwrap();
+        let number = |record: &Vec<u8>, from: usize| u64::from_be_bytes(record[from..from + 8].try_into().unwrap());
+        // When it was written, until when it may have a key, and the epoch.
+        let record = records.iter().find(|record| number(record, 33) == 19_999)?;
+        Some(Duration::from_millis(number(record, 25) - number(record, 17)))
+    });
+    assert!(left >= HOUR * 23, "{left:?}");
+    assert_eq!(node.keys.key_id(), Some(key));
 }
 
 #[test]

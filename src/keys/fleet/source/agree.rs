@@ -191,6 +191,7 @@ impl RedisSource {
     pub(super) fn give(&mut self, epoch: u64, key: Option<&EpochKey>) {
         if let (Some(slot), Some(key)) = (self.slots.get_mut(&epoch), key) {
             slot.given = Some(key.id());
+            self.latest = self.latest.max(epoch);
         }
     }
 

@@ -54,6 +54,8 @@ pub struct RedisSource {
     looking_at: u64,
     // For which epochs there is something of a type that can't be read.
     cluttered: HashSet<u64>,
+    // The last epoch for which this node got a key.
+    latest: u64,
     // There is more in the place of the nodes than can be read.
     crowded: bool,
 }
@@ -177,6 +179,7 @@ impl RedisSource {
             time: Duration::ZERO,
             looking_at: 0,
             cluttered: HashSet::new(),
+            latest: 0,
             crowded: false,
         }
     }
@@ -369,7 +372,9 @@ impl RedisSource {
         let (now, epochs) = ring.now().zip(ring.epochs()).ok_or(Trouble::StayOut)?;
         let epoch = epochs.at(now.wall);
         let mut left = until(epochs.end(epoch), now.wall);
-        if left < NEXT_IS_NEAR {
+        // A key of a later epoch is in use until its own end if the clock was set back.
+        let later = Epoch(self.latest.max(epoch.0.saturating_add(1)));
+        if left < NEXT_IS_NEAR || ring.lend(later, |_| ()).is_some() {
             left += epochs.period();
         }
         let key = ring.lend(epoch, EpochKey::id).map_or(0, |key| u64::from_be_bytes(key.0));
