@@ -6,7 +6,7 @@ use ipveil::keys::{Epochs, Notice};
 use redis::{Commands as _, ConnectionLike as _};
 
 use crate::{
-    node::{DAY, Fleet, SOON, agreed, fleet},
+    node::{DAY, Fleet, SOON, agreed, fleet, looks},
     store::{
         Server,
         until::{until, within},
@@ -131,15 +131,49 @@ fn whoever_controls_the_store_can_not_keep_a_fleet_out_with_one_record() {
         let there: Vec<u8> = connection.get(name).unwrap();
         assert_ne!(there, record);
     }
-    // Nor with one in each epoch.
-    let foreign = [&[1][..], &[8; 8], &[9; 80]].concat();
-    for name in ["ipveil:{edge}:20001:generation", "ipveil:{edge}:20001:0:claim"] {
-        let _: () = connection.set(name, &foreign).unwrap();
+    // Nor with one in each epoch, of another secret each: not even for a minute.
+    for epoch in 20_001..20_004 {
+        for (place, name) in ["generation", "0:claim", "1:claim", "2:claim"].into_iter().enumerate() {
+            let foreign = [&[1][..], &[epoch as u8, place as u8, 8, 8, 8, 8, 8, 8], &[9; 80]].concat();
+            let _: () = connection.set(format!("ipveil:{{edge}}:{epoch}:{name}"), &foreign).unwrap();
+        }
     }
-    fleet.clock.advance(DAY);
-    until("keys of their own", || nodes.iter().all(|node| node.keys.is_degraded()).then_some(()));
+    for _ in 20_001..20_004 {
+        fleet.clock.advance(DAY);
+        key = within(Duration::from_secs(5), "another key", || agreed(&nodes).filter(|next| *next != key));
+    }
+}
+
+#[test]
+fn a_record_that_was_gone_for_some_time_begins_its_minute_anew() {
+    let (server, fleet) = (Server::start(), fleet());
+    let node = fleet.join(&server.url());
+    let first = node.key().unwrap();
+    let mut connection = server.connection();
+    let name = "ipveil:{edge}:fleet";
+    let foreign = [&[1][..], &[7; 8], &DAY.as_secs().to_be_bytes(), &[9; 32]].concat();
+    let _: () = connection.set(name, &foreign).unwrap();
+    until("it is said", || {
+        node.notices().iter().any(|notice| matches!(notice, Notice::ForeignSecret { .. })).then_some(())
+    });
+    let _: () = connection.del(name).unwrap();
+    let ours: Vec<u8> = until("it is this fleet's again", || connection.get(name).ok());
+    assert_ne!(ours, foreign);
+    wait_for_looks(&server);
     fleet.clock.advance(Duration::from_secs(60));
-    within(SOON, "another key", || agreed(&nodes).filter(|next| *next != key));
+    let _: () = connection.set(name, &foreign).unwrap();
+    wait_for_looks(&server);
+    let there: Vec<u8> = connection.get(name).unwrap();
+    assert_eq!(there, foreign);
+    fleet.clock.advance(Duration::from_secs(60));
+    until("it is overwritten", || connection.get(name).ok().filter(|there: &Vec<u8>| *there != foreign));
+    assert_eq!(node.key(), Some(first));
+}
+
+/// Waits until the store was looked at a few times more.
+fn wait_for_looks(server: &Server) {
+    let before = looks(server);
+    until("it is looked at", || (looks(server) >= before + 4).then_some(()));
 }
 
 #[test]

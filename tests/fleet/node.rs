@@ -15,7 +15,7 @@ use ipveil::{
     policy::{Scope, View},
 };
 
-use crate::notices::notices;
+use crate::{notices::notices, store::Server};
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
@@ -91,6 +91,13 @@ impl Fleet {
         use ipveil::keys::Clock as _;
         self.clock.now().wall
     }
+}
+
+/// How often nodes have looked at the store.
+pub(crate) fn looks(server: &Server) -> u64 {
+    let about: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).unwrap();
+    let calls = about.split("cmdstat_time:calls=").nth(1).and_then(|rest| rest.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
 /// The key that all have.

@@ -23,7 +23,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
     gate::Gate,
-    node::{DAY, SOON, agreed, fleet, source},
+    node::{DAY, SOON, agreed, fleet, looks, source},
     store::{
         Server,
         port::free_port,
@@ -194,13 +194,8 @@ fn a_store_that_can_be_read_and_not_written_is_said_once() {
     let unreachable = Notice::StoreUnreachable("it has no memory left");
     let count = |notice: Notice| node.notices().into_iter().filter(|there| *there == notice).count();
     until("it is said", || (count(unreachable) > 0).then_some(()));
-    let looks = || {
-        let about: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).unwrap();
-        let calls = about.split("cmdstat_time:calls=").nth(1).and_then(|rest| rest.split(',').next());
-        calls.map_or(0, |calls| calls.parse().unwrap())
-    };
-    let before: u64 = looks();
-    until("it has looked often", || (looks() >= before + 10).then_some(()));
+    let before = looks(&server);
+    until("it has looked often", || (looks(&server) >= before + 10).then_some(()));
     assert_eq!((count(unreachable), count(Notice::StoreReached)), (1, 0));
     set("0");
     until("it is said", || (count(Notice::StoreReached) == 1).then_some(()));

@@ -131,16 +131,22 @@ impl RedisSource {
                     }
                     is_new = true;
                 }
-                Ok(_) => self.said.period = None,
+                Ok(_) => (self.said.period, self.alone_since) = (None, None),
                 Err(Unbelievable::ForeignSecret(theirs)) => {
-                    self.stay_out(theirs)?;
+                    let is_behind = self.is_behind(theirs)?;
+                    let trouble = self.foreign(theirs);
+                    if !self.is_in_the_way(theirs, 0, is_behind) {
+                        return Err(trouble);
+                    }
                     is_new = true;
                 }
                 Err(Unbelievable::Forged) => {
                     self.forged("the record of the fleet");
-                    is_new = true;
+                    (is_new, self.alone_since) = (true, None);
                 }
             }
+        } else {
+            self.alone_since = None;
         }
         // Gone some time after the last node has.
         if is_new || self.renewed.is_none_or(|renewed| renewed.elapsed() > FLEET_EXPIRY / 4) {
@@ -157,25 +163,33 @@ impl RedisSource {
         Ok(())
     }
 
-    /// This node stays out of what another secret has signed, unless that is only in the way: then it is as good as forged.
-    pub(super) fn stay_out(&mut self, theirs: u64) -> Result<(), Trouble> {
-        let is_behind = self.recent_nodes()?.iter().any(|node| signer(node) == Some(theirs));
-        let trouble = self.foreign(theirs);
-        if self.is_in_the_way(theirs, 0, is_behind) { Ok(()) } else { Err(trouble) }
+    /// This node stays out of what another secret has signed in an epoch, unless the namespace is its own fleet's and nobody is
+    /// behind that: then it is as good as forged. Else whoever controls the store would write it beforehand for all epochs.
+    pub(super) fn look_behind(&mut self, theirs: u64, board: &Board, what: &'static str) -> Result<(), Trouble> {
+        let believe = |record: &Vec<u8>| Fleet::believe(record, &self.node.secret, self.node.anywhere()).is_ok();
+        let is_ours = board.fleet.as_ref().is_some_and(believe);
+        if is_ours && !self.is_behind(theirs)? {
+            self.forged(what);
+            return Ok(());
+        }
+        Err(self.foreign(theirs))
     }
 
-    /// Whether what keeps this node out has had no node behind it for as long as a record of a fleet stays. It is of a fleet that
+    /// Whether there is a node that signs with that secret.
+    fn is_behind(&mut self, theirs: u64) -> Result<bool, Trouble> {
+        Ok(self.recent_nodes()?.iter().any(|node| signer(node) == Some(theirs)))
+    }
+
+    /// Whether the record of a fleet that keeps this node out has had no node behind it for as long as a record of a fleet stays. It is of a fleet that
     /// is gone, or was written once by whoever controls the store, and must not keep a fleet out for ever.
     fn is_in_the_way(&mut self, signer: u64, period: u64, is_behind: bool) -> bool {
         let Some(now) = self.ring.as_ref().and_then(RingHandle::now) else { return false };
         if is_behind {
-            self.alone_since.remove(&(signer, period));
+            self.alone_since = None;
             return false;
         }
-        if self.alone_since.len() >= MOST_SAID {
-            self.alone_since.clear();
-        }
-        let since = *self.alone_since.entry((signer, period)).or_insert(now.monotonic);
+        let before = self.alone_since.filter(|(whose, _)| *whose == (signer, period));
+        let (_, since) = *self.alone_since.insert(before.unwrap_or(((signer, period), now.monotonic)));
         now.monotonic.saturating_duration_since(since) >= FLEET_EXPIRY
     }
 
@@ -247,7 +261,9 @@ impl RedisSource {
             {
                 Ok(Some(generation))
             }
-            Err(Unbelievable::ForeignSecret(theirs)) => self.stay_out(theirs).map(|()| None),
+            Err(Unbelievable::ForeignSecret(theirs)) => {
+                self.look_behind(theirs, board, "the generation of an epoch").map(|()| None)
+            }
             Ok(_) | Err(Unbelievable::Forged) => {
                 self.forged("the generation of an epoch");
                 Ok(None)
@@ -335,7 +351,13 @@ impl RedisSource {
     }
 
     pub(super) fn foreign(&mut self, theirs: u64) -> Trouble {
-        if self.said.foreign.len() < MOST_SAID && self.said.foreign.insert(theirs) {
+        if self.said.foreign_is_full.is_some_and(|full| full.elapsed() >= NODES_EXPIRY) {
+            self.said.foreign.clear();
+            self.said.foreign_is_full = None;
+        }
+        if self.said.foreign.len() >= MOST_SAID {
+            self.said.foreign_is_full.get_or_insert_with(Instant::now);
+        } else if self.said.foreign.insert(theirs) {
             self.notice(Notice::ForeignSecret { theirs, ours: self.node.secret.id() });
         }
         Trouble::StayOut

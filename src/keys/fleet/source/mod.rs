@@ -5,7 +5,7 @@ mod hand_over;
 mod look;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -46,8 +46,9 @@ pub struct RedisSource {
     renewed: Option<Instant>,
     greeted: Option<Instant>,
     tidied: Option<Instant>,
-    // Since when, by the ring's clock, nobody is behind what keeps this node out, by who signed it and for which period.
-    alone_since: HashMap<(u64, u64), Instant>,
+    // Which record of a fleet keeps this node out with nobody behind it, by who signed it and for which period; and since when,
+    // by the ring's clock.
+    alone_since: Option<((u64, u64), Instant)>,
     turned: Option<Instant>,
     // When it was last looked at, by the store's own clock, and for which epoch.
     time: Duration,
@@ -125,6 +126,8 @@ struct Said {
     away: Option<Away>,
     persists: bool,
     foreign: HashSet<u64>,
+    // Since when nothing more of that is said.
+    foreign_is_full: Option<Instant>,
     forged: HashSet<&'static str>,
     period: Option<u64>,
     skewed: bool,
@@ -174,7 +177,7 @@ impl RedisSource {
             renewed: None,
             greeted: None,
             tidied: None,
-            alone_since: HashMap::new(),
+            alone_since: None,
             turned: None,
             time: Duration::ZERO,
             looking_at: 0,
@@ -268,6 +271,7 @@ impl RedisSource {
         self.slots.values_mut().for_each(|slot| slot.is_signed = false);
         // Who was a stranger may be none now, or still be one.
         self.said.foreign.clear();
+        self.said.foreign_is_full = None;
         self.notice(Notice::SecretReplaced { ours: self.node.secret.id() });
     }
 
@@ -304,7 +308,9 @@ impl RedisSource {
                 Ok(claim) => Some(claim),
                 Err(unbelievable) => {
                     match unbelievable {
-                        Unbelievable::ForeignSecret(theirs) => self.stay_out(theirs)?,
+                        Unbelievable::ForeignSecret(theirs) => {
+                            self.look_behind(theirs, &board, "the claim to an epoch")?
+                        }
                         Unbelievable::Forged => self.forged("the claim to an epoch"),
                     }
                     // Out of the way: whoever has the key claims again, before anybody mints another.
