@@ -203,6 +203,36 @@ fn a_store_that_can_be_read_and_not_written_is_said_once() {
 }
 
 #[test]
+fn a_store_that_fails_in_several_ways_says_each_once() {
+    let (server, fleet) = (Server::start(), fleet());
+    let gate = Gate::before(server.port);
+    let node = fleet.join(&gate.url());
+    let mut connection = server.connection();
+    let count = |is_it: fn(&str) -> bool| {
+        let told = node.notices();
+        told.iter().filter(|notice| matches!(notice, Notice::StoreUnreachable(why) if is_it(why))).count()
+    };
+    let full: fn(&str) -> bool = |why| why == "it has no memory left";
+    let other: fn(&str) -> bool = |why| why != "it has no memory left";
+    let mut set = |memory: &str| {
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(memory).exec(&mut connection).unwrap();
+    };
+    set("1");
+    until("it is said", || (count(full) > 0).then_some(()));
+    gate.shut();
+    until("it is said", || (count(other) > 0).then_some(()));
+    let before = looks(&server);
+    gate.open();
+    until("it has looked often", || (looks(&server) >= before + 4).then_some(()));
+    assert_eq!((count(full), node.notices().contains(&Notice::StoreReached)), (1, false));
+    set("0");
+    until("it is said", || node.notices().contains(&Notice::StoreReached).then_some(()));
+    // From then on it is news again.
+    set("1");
+    until("it is said", || (count(full) == 2).then_some(()));
+}
+
+#[test]
 fn a_slow_store_delays_agreement_and_no_request() {
     let (server, fleet) = (Server::start(), fleet());
     let nodes: Vec<_> = (0..3).map(|_| fleet.join(&server.url())).collect();

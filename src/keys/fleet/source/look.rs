@@ -85,7 +85,7 @@ impl RedisSource {
             if away.0 == OF_ANOTHER_TYPE {
                 self.cluttered.insert(self.looking_at);
             }
-            if self.said.away.replace(*away) != Some(*away) {
+            if self.said.away.insert(away.0) {
                 self.notice(Notice::StoreUnreachable(away.0));
             }
         }
@@ -97,7 +97,8 @@ impl RedisSource {
 
     /// What is said when a whole turn has come to its end.
     pub(super) fn look_at_the_store(&mut self, is_away: bool) {
-        if !is_away && self.greeted.is_some() && self.said.away.take().is_some() {
+        if !is_away && self.greeted.is_some() && !self.said.away.is_empty() {
+            self.said.away.clear();
             self.notice(Notice::StoreReached);
         }
     }

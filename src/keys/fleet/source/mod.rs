@@ -123,7 +123,8 @@ impl Slot {
 /// What was said already, so that it is said once.
 #[derive(Default)]
 struct Said {
-    away: Option<Away>,
+    // All that was wrong since the store could be used.
+    away: HashSet<&'static str>,
     persists: bool,
     foreign: HashSet<u64>,
     // Since when nothing more of that is said.
