@@ -153,8 +153,11 @@ pub enum Notice {
     /// This node was told to rotate, and can't tell the fleet. It will as soon as it can: unless it is restarted before, and then
     /// the key that the others still have comes back to it.
     RotationNotSpread,
-    /// This node was told to rotate, and the fleet has been told, or has no key any more of which it would have to be told.
+    /// This node was told to rotate, and has told the fleet.
     RotationSpread,
+    /// After [`RotationNotSpread`](Self::RotationNotSpread): the fleet has been told since, or has no key any more of which it would
+    /// have to be told.
+    RotationSettled,
     /// Two keys were made for one epoch; this node now has the one that the store names.
     SplitHealed,
     /// Nobody who has the epoch's key answers; the fleet takes another.
@@ -197,8 +200,9 @@ impl fmt::Display for Notice {
                 "this node has rotated and can't tell the fleet yet; if it is restarted before it can, the fleet goes on \
                  with the old key, and so does this node",
             ),
-            Self::RotationSpread => f.write_str(
-                "this node has rotated, and the fleet has been told, or has no key any more of which it would have to be told",
+            Self::RotationSpread => f.write_str("this node has rotated and has told the fleet"),
+            Self::RotationSettled => f.write_str(
+                "the fleet has been told that this node has rotated, or has no key any more of which it would have to be told",
             ),
             Self::SplitHealed => f.write_str("two keys were made for one epoch; this node has given up its own"),
             Self::HoldersGone => f.write_str("nobody who has the epoch's key answers; the fleet takes another"),

@@ -247,7 +247,7 @@ fn a_rotation_that_could_not_be_told_is_told_when_it_can() {
     assert_eq!(near.key(), Some(key));
     gate.open();
     within(Duration::from_secs(8), "another key", || agreed([&near, &far]).filter(|next| *next != key));
-    until("it is said", || far.notices().contains(&Notice::RotationSpread).then_some(()));
+    until("it is said", || far.notices().contains(&Notice::RotationSettled).then_some(()));
 }
 
 #[test]
@@ -266,14 +266,14 @@ fn a_rotation_that_could_not_be_told_is_none_that_another_node_asked_for() {
         }
         fleet.clock.advance(Duration::from_secs(1));
         let said = |node: &Node, notice| node.notices().into_iter().filter(|there| *there == notice).count();
-        let before = said(&far, Notice::RotationSpread);
+        let before = said(&far, Notice::RotationSettled);
         let _ = far.keys.rotate();
         until("it is said", || {
-            (said(&far, Notice::RotationNotSpread) > said(&far, Notice::RotationSpread)).then_some(())
+            (said(&far, Notice::RotationNotSpread) > said(&far, Notice::RotationSettled)).then_some(())
         });
         assert_eq!(near.key(), Some(key));
         gate.open();
-        until("it is said", || (said(&far, Notice::RotationSpread) == before + 1).then_some(()));
+        until("it is said", || (said(&far, Notice::RotationSettled) == before + 1).then_some(()));
         key = within(Duration::from_secs(8), "a key of neither", || agreed([&near, &far]).filter(|next| *next != key));
     }
     // And it is over: nobody goes on.

@@ -100,7 +100,7 @@ fn a_node_with_a_wrong_secret_leaves_the_nodes_of_the_fleet_in_the_list() {
     let other = within(SOON, "a key", || stranger.key());
     let late = wrong.join(&server.url());
     within(SOON, "agreement", || (late.key() == Some(other)).then_some(()));
-    until("all are listed", || (connection.hlen(name) == Ok(4)).then_some(()));
+    until("all are listed", || (connection.hlen(name) == Ok(3)).then_some(()));
     assert_eq!(connection.hexists(name, &field), Ok(true));
 }
 

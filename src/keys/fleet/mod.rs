@@ -36,9 +36,9 @@
 //!
 //! Delay, delete, and bring back what was there before in the same place. So pseudonyms may differ between nodes, or change
 //! in the middle of an epoch; each node that has no key of the fleet makes its own, or withholds
-//! ([`WhenUnavailable`](super::WhenUnavailable)). To keep a fleet out he has to go on: what another secret has signed, or this
-//! one for epochs of another length, is overwritten after a minute in which no node was behind it, and the panic button is heard
-//! meanwhile. If he holds back what was sealed for a node whose clock is set back, too, that node has the key longer by the time
+//! ([`WhenUnavailable`](super::WhenUnavailable)). To keep a fleet out he has to go on: what another secret has signed for all of
+//! it, or this one for epochs of another length, is overwritten after a minute in which no node was behind it, what another one has
+//! signed for an epoch at once, and the panic button is heard meanwhile. If he holds back what was sealed for a node whose clock is set back, too, that node has the key longer by the time
 //! that he did. He can't read a key, nor become a member, nor have a node take a key that no node of this epoch has minted. Answers
 //! that come slowly, or never end, are given up: a node listens for four seconds in one turn, to four megabytes in one answer.
 //!

@@ -33,6 +33,7 @@ pub(crate) struct Keys {
 #[derive(Default)]
 pub(crate) struct Spread {
     state: Mutex<Told>,
+    turn: Mutex<()>,
     changed: Condvar,
 }
 
@@ -51,6 +52,8 @@ impl Spread {
 
     /// Does what rotates, and waits until it is known whether the fleet has been told.
     pub(super) fn after<R>(&self, rotate: impl FnOnce() -> R) -> (R, bool) {
+        // Each is told of by itself.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.told().count;
         let rotated = rotate();
         let is_unknown = |told: &mut Told| told.count == before;
@@ -60,11 +63,15 @@ impl Spread {
     }
 
     fn hear(&self, notice: Notice) {
-        if let Notice::RotationSpread | Notice::RotationNotSpread = notice {
-            let mut told = self.told();
-            *told = Told { count: told.count + 1, is_untold: notice == Notice::RotationNotSpread };
-            self.changed.notify_all();
+        let mut told = self.told();
+        match notice {
+            Notice::RotationSpread => *told = Told { count: told.count + 1, is_untold: false },
+            Notice::RotationNotSpread => *told = Told { count: told.count + 1, is_untold: true },
+            // Of one before: it says nothing of the one that somebody may be waiting for.
+            Notice::RotationSettled => told.is_untold = false,
+            _ => return,
         }
+        self.changed.notify_all();
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {

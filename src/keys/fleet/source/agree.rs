@@ -77,7 +77,7 @@ impl RedisSource {
         let was_empty = self.unspread.is_empty();
         self.unspread.retain(|epoch| !is_spread(epoch));
         if !was_empty && self.unspread.is_empty() {
-            self.notice(Notice::RotationSpread);
+            self.notice(Notice::RotationSettled);
         }
     }
 
