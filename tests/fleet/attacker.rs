@@ -218,9 +218,8 @@ fn entries_that_are_cut_or_are_of_another_type_make_nobody_panic() {
                 thread::sleep(Duration::from_millis(30));
             }
         }
-        // And then something else altogether.
-        let _: () = connection.del(name).unwrap();
-        let _: () = connection.lpush(name, "x").unwrap();
+        // And then something else altogether, before a node comes in between.
+        redis::pipe().atomic().del(name).lpush(name, "x").exec(&mut connection).unwrap();
         until("it is put right", || {
             let kind: String = redis::cmd("TYPE").arg(name).query(&mut connection).unwrap();
             (kind != "list").then_some(())

@@ -96,14 +96,21 @@ pub(super) fn written(record: &[u8]) -> Option<u64> {
     record.get(17..).and_then(|content| Reader(content).number())
 }
 
+/// Until when a node's record says that the node may have a key: not for ever, whatever it says. That it may is for
+/// [`Record::believe`] to say.
+pub(super) fn said_until(record: &[u8]) -> Option<u64> {
+    let at = written(record)?;
+    // Right after when it was written.
+    let until = record.get(8..).and_then(written)?;
+    Some(until.clamp(at, at.saturating_add(LONGEST_LIFE)))
+}
+
 /// Whether whoever has written a node's record is there, or may still have the key that it had then, as the record says. That it
 /// is true is for [`Record::believe`] to say.
 pub(super) fn may_have_a_key(record: &[u8], time: u64) -> bool {
     let Some(at) = written(record) else { return false };
-    let until = record.get(25..).and_then(|content| Reader(content).number()).unwrap_or(0);
-    // Not for ever, whatever it says.
     let is_past = at <= time.saturating_add(LOST.as_millis() as u64);
-    !is_lost(at, time) || is_past && time < until.min(at.saturating_add(LONGEST_LIFE))
+    !is_lost(at, time) || is_past && said_until(record).is_some_and(|until| time < until)
 }
 
 /// Whether a node that has written at that time has not been seen of late. Both are in milliseconds, by the store's clock.

@@ -12,7 +12,7 @@ use super::{
     super::{
         super::{Epoch, Notice, Reason, RingHandle},
         Names,
-        record::{Fleet, Generation, Node, Record, Unbelievable, is_lost, signer, written},
+        record::{Fleet, Generation, Node, Record, Unbelievable, is_lost, said_until, signer, written},
         store::{Away, OF_ANOTHER_TYPE, TOO_LONG, value},
     },
     NODES_EXPIRY, RedisSource, Trouble, field, milliseconds, whole_milliseconds,
@@ -181,8 +181,8 @@ impl RedisSource {
         Ok(self.recent_nodes()?.iter().any(|node| signer(node) == Some(theirs)))
     }
 
-    /// Whether the record of a fleet that keeps this node out has had no node behind it for as long as a record of a fleet stays. It is of a fleet that
-    /// is gone, or was written once by whoever controls the store, and must not keep a fleet out for ever.
+    /// Whether the record of a fleet that keeps this node out has had no node behind it for as long as such a record stays. It is of
+    /// a fleet that is gone, or was written once by whoever controls the store, and must not keep a fleet out for ever.
     fn is_in_the_way(&mut self, signer: u64, period: u64, is_behind: bool) -> bool {
         let Some(now) = self.ring.as_ref().and_then(RingHandle::now) else { return false };
         if is_behind {
@@ -231,16 +231,14 @@ impl RedisSource {
         self.tidied = Some(Instant::now());
         let nodes = self.nodes()?;
         let (time, hour) = (whole_milliseconds(self.time), whole_milliseconds(NODES_EXPIRY));
-        let longest_life = whole_milliseconds(LONGEST_LIFE);
         let is_old = |(name, record): &(&String, &Vec<u8>)| {
             match Node::believe(record, &self.node.secret, self.node.anywhere()) {
                 Ok(node) if field(node.member) == **name => node.until.max(node.at).saturating_add(hour) < time,
                 // Of the fleet all the same, if it is this node that has a wrong secret. Whoever it is, what he says of the time
                 // is believed as far as it makes sense.
-                _ => written(record).zip(said_until(record)).is_none_or(|(at, until)| {
-                    let until = until.clamp(at, at.saturating_add(longest_life));
-                    at.saturating_sub(time) > hour || until.saturating_add(hour) < time
-                }),
+                _ => written(record)
+                    .zip(said_until(record))
+                    .is_none_or(|(at, until)| at.saturating_sub(time) > hour || until.saturating_add(hour) < time),
             }
         };
         let old: Vec<_> = nodes.iter().filter(is_old).map(|(name, _)| name).collect();
@@ -371,15 +369,7 @@ impl RedisSource {
     }
 }
 
-/// Until when a node's record says that the node may have a key. That it may is for [`Record::believe`] to say.
-fn said_until(record: &[u8]) -> Option<u64> {
-    // Right after when it was written.
-    record.get(8..).and_then(written)
-}
-
 /// How late a rotation may be heard of until it is said.
 const LATE: Duration = Duration::from_secs(5);
 const FLEET_EXPIRY: Duration = Duration::from_secs(60);
-/// How long after a record that can't be believed its node may have a key: whoever wrote it.
-const LONGEST_LIFE: Duration = Duration::from_secs(2 * 86_400);
 const MOST_SAID: usize = 64;
