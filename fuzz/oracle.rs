@@ -89,7 +89,9 @@ fn is_address(text: &[u8], place: Range<usize>) -> bool {
         groups && plain.chars().all(|c| c.is_ascii_hexdigit() || c == ':' || c == '.')
     };
     // Nobody can tell where it begins.
-    let unclear = || plain.matches('.').count() >= 5 && plain.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let numbers = || plain.split('-').count() >= 5 && plain.split('-').all(|part| part.parse::<u8>().is_ok());
+    let unclear =
+        || numbers() || plain.matches('.').count() >= 5 && plain.chars().all(|c| c.is_ascii_digit() || c == '.');
     let dashed = || plain.replace('-', ":").parse::<Ipv6Addr>().is_ok();
     plain.parse::<Ipv6Addr>().is_ok() || dashed() || octets('.') || octets('-') || nibbles() || joined() || unclear()
 }
